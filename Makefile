@@ -1,0 +1,44 @@
+# `make` rebuilds what is out of date, in a virtual environment it makes on first use (.venv, some
+# minutes). Inside a conda environment (environment.yml) call the commands themselves: `dvc repro`.
+
+.DEFAULT_GOAL := all
+.PHONY: all rebuild test lab lint lock clean help
+
+# Every command below, and every stage that DVC starts, finds the environment's programs first.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+all: .venv/.installed  ## Rebuild the figures and tables that are out of date (the default)
+	dvc repro
+
+rebuild: .venv/.installed  ## Rebuild everything from nothing and compare it with what is committed
+	python tools/rebuild.py
+
+test: .venv/.installed  ## Run the tests
+	python -m pytest
+
+lab: .venv/.installed  ## Open the notebooks in JupyterLab
+	jupyter lab --LabApp.default_url=/lab/tree/notebooks
+
+lint: .venv/.installed  ## Check format and style
+	ruff format --check
+	ruff check
+
+# Versions in requirements.txt stay if pyproject.toml admits them; to renew all, empty it first.
+lock: .venv/.installed  ## Write requirements.txt anew from pyproject.toml
+	python -m pip install --quiet --editable '.[dev]'
+	uv pip compile --quiet --universal --python-version 3.11 --extra test \
+		--custom-compile-command 'make lock' --output-file requirements.txt pyproject.toml
+
+clean:  ## Remove executed notebooks and kept cells (executed/*.ipynb and .cache/)
+	rm -rf executed/*.ipynb .cache
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
+
+# The stamp is newer than both files as long as the environment is what they say.
+# The second install adds `lib` alone, with the setuptools just installed, so it needs no network.
+.venv/.installed: requirements.txt pyproject.toml
+	python3.11 -m venv .venv
+	.venv/bin/python -m pip install --requirement requirements.txt
+	.venv/bin/python -m pip install --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,153 @@
+"""The files that set the project up agree with each other."""
+
+import configparser
+import os
+import re
+import subprocess
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / "requirements.txt").read_text()
+LOCK_LINES = [line for line in LOCK.splitlines() if not line.lstrip().startswith("#")]
+
+# A package may be locked more than once, for different platforms.
+LOCKED: dict[str, list[Requirement]] = {}
+for line in LOCK_LINES:
+    requirement = Requirement(line)
+    LOCKED.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+
+
+def locked_versions(name: str) -> list[Version]:
+    specifiers = [str(pin.specifier) for pin in LOCKED.get(canonicalize_name(name), [])]
+    return [Version(specifier.removeprefix("==")) for specifier in specifiers]
+
+
+# --- pyproject.toml, requirements.txt, environment.yml ------------------------------------------
+
+
+@pytest.mark.parametrize("line", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+def test_a_direct_dependency_is_locked_at_a_version_it_admits(line: str) -> None:
+    requirement = Requirement(line)
+    versions = locked_versions(requirement.name)
+    assert versions, f"{requirement.name} is not in requirements.txt: run `make lock`"
+    assert all(version in requirement.specifier for version in versions)
+
+
+def test_the_lock_has_exact_versions_and_nothing_else() -> None:
+    # No address, option, path or hash.
+    pin = re.compile(r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; [\w .'<>=!()]+)?")
+    assert [line for line in LOCK_LINES if not pin.fullmatch(line)] == []
+
+
+def test_the_lock_gives_no_address() -> None:
+    assert "://" not in LOCK
+
+
+def test_the_lock_is_complete() -> None:
+    """Whatever an installed locked package needs, on this platform, is locked too."""
+    missing, read = set(), 0
+    for name, pins in LOCKED.items():
+        if not any(pin.marker is None or pin.marker.evaluate() for pin in pins):
+            continue
+        try:
+            needs = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        read += 1
+        for need in map(Requirement, needs):
+            wanted = need.marker is None or need.marker.evaluate({"extra": ""})
+            if wanted and canonicalize_name(need.name) not in LOCKED:
+                missing.add(f"{need.name}, for {name}")
+    assert read > 100
+    assert not missing
+
+
+def test_conda_installs_the_lock_and_a_python_we_support() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *plain, last = environment["dependencies"]
+    assert last["pip"] == ["-r requirements.txt", "-e ."]
+    assert {"pip", "make"} <= set(plain)
+    python = next(line for line in plain if line.startswith("python="))
+    assert Version(python.removeprefix("python=")) in SpecifierSet(PROJECT["requires-python"])
+
+
+# --- Makefile and .ci/run -----------------------------------------------------------------------
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # Without what an outer `make test` hands down, which changes what is printed.
+    environment = {key: value for key, value in os.environ.items() if "MAKE" not in key}
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+TARGETS = re.findall(r"^make (\S+) ", make("help").stdout, flags=re.MULTILINE)
+
+
+def test_help_names_every_target() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert TARGETS == phony[1].split()
+    assert {"all", "rebuild", "test", "lab", "lint", "lock", "clean", "help"} <= set(TARGETS)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_target_has_a_recipe(target: str) -> None:
+    run = make("--dry-run", target)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() and "Nothing to be done" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ([], "dvc repro"),
+        (["rebuild"], "python tools/rebuild.py"),
+        (["test"], "python -m pytest"),
+        (["clean"], "rm -rf executed .cache"),
+    ],
+)
+def test_the_last_command_is_the_one_promised(arguments: list[str], command: str) -> None:
+    assert make("--dry-run", *arguments).stdout.splitlines()[-1] == command
+
+
+def test_continuous_integration_runs_the_tests() -> None:
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[-1] == "exec make test"
+
+
+# --- what we promise a reader -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["analytics", "check_update"])
+def test_dvc_calls_nobody(option: str) -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".dvc/config")
+    assert not config.getboolean("core", option)
+
+
+def test_no_file_holds_a_path_of_one_machine() -> None:
+    places = "|".join(["work", "opt", "root", "home", "Users"])
+    path = re.compile(rf"(?<![\w.~}})/-])/({places})/".encode())
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    files = {ROOT / name for name in listed.split("\0") if name}
+    texts = {file: file.read_bytes() for file in files if file.is_file()}
+    assert ROOT / "pyproject.toml" in texts
+    guilty = [file for file, text in texts.items() if b"\0" not in text and path.search(text)]
+    assert not guilty
