@@ -1,0 +1,49 @@
+"""Neural Network Panning: screening the optimal sparse network before training.
+
+The public names below are resolved on first use (PEP 562), so that ``from lib.metrics import snip``
+imports `lib.metrics` and what it needs, and nothing else: a DVC stage depends on the modules that
+it really uses.
+"""
+
+from importlib import import_module
+
+from gymnasium.envs.registration import register
+
+_HOME = {
+    "build_model": "models",
+    "load_data": "data",
+    "scoring_batches": "data",
+    "snip": "metrics",
+    "grasp": "metrics",
+    "synflow": "metrics",
+    "effective_mask": "masks",
+    "apply_masks": "masks",
+    "Panning": "panning",
+    "staged_policy": "panning",
+    "constant_policy": "panning",
+    "random_policy": "panning",
+    "pan": "methods",
+    "METHODS": "methods",
+    "compact": "compact",
+    "train": "training",
+    "evaluate": "training",
+    "PanningEnv": "environment",
+    "train_agent": "agent",
+    "load_policy": "agent",
+    "save_policy": "agent",
+}
+
+__all__ = sorted(_HOME)
+
+# The entry point is a string: nothing of the environment is imported before it is made.
+register(id="lib/Panning-v0", entry_point="lib.environment:PanningEnv")
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(f"lib.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'lib' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,218 @@
+"""The TD3 agent: trained by stable-baselines3, kept as plain weights, used as a policy.
+
+Training runs in fixed segments. At each seam every generator is seeded anew and the environment is
+reset, so that a run which is continued from the checkpoint of a seam is the run which was never
+interrupted, to the last bit.
+"""
+
+import itertools
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import TD3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import config
+from .environment import PanningEnv
+from .panning import Extremes
+
+STATE, ACTION = 7, 3
+
+
+class AgentPolicy:
+    """A trained actor as a policy: `state -> p`, without exploration noise.
+
+    Attributes:
+        card: How the agent came about: settings, seed, the range of 𝒩 it was trained with.
+        extremes: That range, for use on the same network. On another one `pan` measures its own.
+        sparsity: The range of targets it was trained on.
+    """
+
+    needs_loss = True
+
+    def __init__(self, weights: Mapping[str, Tensor], card: Mapping[str, Any]):
+        sizes = [STATE, *card["hidden"], ACTION]
+        layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        relus = [nn.ReLU() for _ in card["hidden"]]
+        chain = [part for pair in zip(layers, relus, strict=False) for part in pair]
+        self.actor = nn.Sequential(*chain, layers[-1], nn.Tanh())
+        try:
+            self.actor.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            raise ValueError(
+                f"weights do not fit hidden layers {card['hidden']}: {error}"
+            ) from error
+        self.card = dict(card)
+        self.extremes = Extremes(*(tuple(card["extremes"][k]) for k in ("loss", "grad_norm_sq")))
+        self.sparsity = tuple(card["sparsity"])
+
+    @torch.no_grad()
+    def __call__(self, state: np.ndarray) -> tuple[float, ...]:
+        """The weights p for (SynFlow, SNIP, GraSP), each in [0, 1], from a state (7,)."""
+        action = self.actor(torch.as_tensor(state, dtype=torch.float32))
+        return tuple(((action.double() + 1) / 2).tolist())
+
+
+def save_policy(policy: AgentPolicy, path: str | Path) -> None:
+    """Write PATH.pt, the actor's weights, and PATH.json, its card; each whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(policy.card, indent=2, sort_keys=True) + "\n"
+    for suffix, write in (
+        (".pt", lambda file: torch.save(policy.actor.state_dict(), file)),
+        (".json", lambda file: file.write(text.encode())),
+    ):
+        partial = path.with_suffix(f"{suffix}.partial")
+        with partial.open("wb") as file:
+            write(file)
+        partial.rename(path.with_suffix(suffix))
+
+
+def load_policy(path: str | Path) -> AgentPolicy:
+    """A saved agent as a policy. PATH is with or without its suffix; no pickled code is run.
+
+    Raises:
+        FileNotFoundError: One of the two files is missing.
+        ValueError: They are damaged, or do not fit each other.
+    """
+    path = Path(path)
+    for suffix in (".pt", ".json"):
+        if not path.with_suffix(suffix).is_file():
+            raise FileNotFoundError(f"path: no policy at {path.with_suffix(suffix)}")
+    try:
+        card = json.loads(path.with_suffix(".json").read_text())
+        weights = torch.load(path.with_suffix(".pt"), weights_only=True, map_location="cpu")
+        return AgentPolicy(weights, card)
+    except Exception as error:  # unpickling, JSON and a missing key each have their own
+        raise ValueError(f"path: {path} holds no usable policy: {error}") from error
+
+
+class _Progress(BaseCallback):
+    """Notes each finished episode and moves a progress bar."""
+
+    def __init__(self, episodes: list[dict[str, float]], bar: tqdm):
+        super().__init__()
+        self.episodes, self.bar = episodes, bar
+
+    def _on_step(self) -> bool:
+        self.bar.update(self.model.n_envs)
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.episodes.append(
+                    {
+                        "step": self.num_timesteps,
+                        "sparsity": info["sparsity"],
+                        "return": info["episode"]["r"],
+                        "length": info["episode"]["l"],
+                    }
+                )
+        return True
+
+
+def train_agent(
+    env: PanningEnv,
+    settings: config.Agent,
+    seed: int = 0,
+    *,
+    checkpoints: Path | None = None,
+    log_folder: Path | None = None,
+    progress: bool = True,
+) -> tuple[AgentPolicy, list[dict[str, float]]]:
+    """Train TD3 on `env`.
+
+    Args:
+        env: The environment.
+        settings: Hyper-parameters, and the number of steps.
+        seed: Of everything: actor and critics, exploration, replay, targets.
+        checkpoints: A folder in which to keep the state at each seam. Training goes on from the
+            last one found there; the folder is removed at the end.
+        log_folder: Where TensorBoard's logs go.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The policy, and a row for each episode: step, target sparsity, return, length.
+    """
+    monitored = Monitor(env)
+    td3 = TD3(
+        "MlpPolicy",
+        monitored,
+        learning_rate=settings.learning_rate,
+        buffer_size=settings.steps,
+        learning_starts=settings.learning_starts,
+        batch_size=settings.batch_size,
+        tau=settings.tau,
+        gamma=settings.gamma,
+        action_noise=NormalActionNoise(
+            np.zeros(ACTION), np.full(ACTION, settings.exploration_noise)
+        ),
+        policy_delay=settings.policy_delay,
+        target_policy_noise=settings.policy_noise,
+        target_noise_clip=settings.noise_clip,
+        policy_kwargs={"net_arch": list(settings.hidden)},
+        tensorboard_log=str(log_folder) if log_folder else None,
+        seed=seed,
+        device="cpu",  # the networks are small, and every action is wanted on the CPU
+    )
+    episodes: list[dict[str, float]] = []
+    segments = range(0, settings.steps, settings.checkpoint_every)
+    first = 0
+    if checkpoints and (done := sorted(checkpoints.glob("seam-*/episodes.json"))):
+        folder = done[-1].parent
+        first = int(folder.name.removeprefix("seam-"))
+        td3 = TD3.load(folder / "td3.zip", env=monitored, device="cpu")
+        td3.load_replay_buffer(folder / "replay.pkl")
+        episodes = json.loads((folder / "episodes.json").read_text())
+    with tqdm(
+        total=settings.steps,
+        initial=td3.num_timesteps,
+        desc=f"TD3, seed {seed}",
+        disable=not progress,
+    ) as bar:
+        for segment, start in list(enumerate(segments))[first:]:
+            td3.set_random_seed(1000 * seed + segment)
+            td3._last_obs = None  # makes stable-baselines3 reset the environment
+            td3.learn(
+                min(settings.checkpoint_every, settings.steps - start),
+                callback=_Progress(episodes, bar),
+                reset_num_timesteps=False,
+                tb_log_name=f"seed-{seed}",
+            )
+            if checkpoints:
+                _checkpoint(td3, episodes, checkpoints / f"seam-{segment + 1:04d}")
+    if checkpoints:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    card = {
+        "algorithm": "TD3",
+        "seed": seed,
+        "steps": settings.steps,
+        "hidden": list(settings.hidden),
+        "episode_steps": env.panning.steps,
+        "sparsity": list(env.sparsity_range),
+        "alpha": env.alpha,
+        "grad_weight": env.grad_weight,
+        "extremes": {"loss": env.extremes.loss, "grad_norm_sq": env.extremes.grad_norm_sq},
+    }
+    actor = td3.policy.actor.mu.state_dict()
+    return AgentPolicy(
+        {k: v.clone() for k, v in actor.items()}, json.loads(json.dumps(card))
+    ), episodes
+
+
+def _checkpoint(td3: TD3, episodes: list[dict[str, float]], folder: Path) -> None:
+    """Keep the state at a seam; a half-written one has no episodes.json and is not found."""
+    folder.mkdir(parents=True, exist_ok=True)
+    td3.save(folder / "td3.zip")
+    td3.save_replay_buffer(folder / "replay.pkl")
+    (folder / "episodes.json").write_text(json.dumps(episodes))
+    for old in folder.parent.glob("seam-*"):
+        if old.name < folder.name:
+            shutil.rmtree(old)

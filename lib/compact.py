@@ -1,0 +1,343 @@
+"""Physically removes the channels and hidden units that a mask has killed.
+
+A masked weight still costs its multiplication; a channel that is gone costs nothing. A channel is
+removed when nobody *reads* it: no kept weight leads from it to the output, directly or through
+others that are read. That is exact, and so is training on: such a channel has no gradient, and no
+other depends on it. A channel that is read stays even where all weights into it are removed, since
+its bias, or the β of its batch normalisation, is a constant that is read.
+
+The network is run once a mode on a single example under a `TorchFunctionMode`, as `effective_mask`
+does it: what is seen says which channels are one and the same, and which are read through which
+weights. What is not known keeps every channel that it touches. (The dependency graph of
+Torch-Pruning 1.6 takes it for elementwise: it gets a softmax over channels wrong without a word
+and breaks on `x.view(-1, 800)`. `torch.fx` follows fewer programs.)
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import prune
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from .metrics import _mode
+
+
+class Compacted(NamedTuple):
+    """A smaller network, and where in the larger one its weights come from.
+
+    Attributes:
+        model: The smaller network; its weights are not multiplied by the masks.
+        masks: {parameter name: bool tensor}, cut as the weights are.
+        kept: {name of a parameter or buffer: the indices kept of axis 0 (and 1)}.
+    """
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    kept: dict[str, tuple[Tensor, ...]]
+
+    @torch.no_grad()
+    def restore(self, model: nn.Module) -> None:
+        """Write the weights and buffers into a network of the larger shape, in place.
+
+        What was removed is not touched: it is of no importance to the function.
+        """
+        target = _tensors(model)
+        for name, value in _tensors(self.model).items():
+            target[name][_grid(self.kept.get(name, ()))] = value
+
+
+def compact(model: nn.Module, example_input: Tensor) -> nn.Module:
+    """The same function in smaller layers: without the channels that nobody reads.
+
+    Outputs and gradients are those of `model` up to rounding, in eval and in train mode, and so is
+    what any number of steps of training makes of the weights that remain. Only dropout, in train
+    mode, draws other random numbers, for it draws fewer.
+
+    A layer whose channels are all dead keeps one, and some keep a few more for speed, see
+    `_rounded`; their weights stay masked. Grouped convolutions and operations that are not known
+    keep all channels that they touch, and so does `x.view(-1, 800)`, which counts on their number;
+    write `x.flatten(1)`.
+
+    Args:
+        model: A network pruned through `torch.nn.utils.prune`, as by `apply_masks` with a result's
+            effective masks. It is not changed.
+        example_input: A batch of inputs, of which the first is used.
+
+    Returns:
+        A new network, its layers pruned, through `prune.custom_from_mask`, with what remains of
+        their masks.
+
+    Raises:
+        ValueError: A channel is dead that a normalisation over several channels looks at, or the
+            network's forward depends on its number of channels.
+    """
+    # Pruning leaves computed tensors in the layers, which cannot be deep-copied: it gets copies.
+    computed = (t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor))
+    plain = copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
+    masks: dict[str, Tensor] = {}
+    for prefix, module in plain.named_modules():
+        names = [name[:-5] for name in module._parameters if name.endswith("_orig")]
+        for name in filter(lambda name: f"{name}_mask" in module._buffers, names):
+            masks[f"{prefix}.{name}".lstrip(".")] = getattr(module, f"{name}_mask").bool()
+            values = getattr(module, f"{name}_orig").detach().clone()
+            prune.remove(module, name)
+            getattr(module, name).data = values  # `remove` has set the removed weights to 0
+    small = _compacted(plain, masks, example_input)
+    for name, mask in small.masks.items():
+        owner, _, attribute = name.rpartition(".")
+        prune.custom_from_mask(small.model.get_submodule(owner), attribute, mask)
+    return small.model
+
+
+def compacted(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> Compacted:
+    """`compact` for a network that is not pruned and masks that stand beside it.
+
+    Args:
+        model: The network; it is not changed.
+        masks: {parameter name: bool tensor}; a weight without a mask is kept.
+        example_input: As for `compact`.
+    """
+    return _compacted(copy.deepcopy(model), masks, example_input)
+
+
+def _compacted(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> Compacted:
+    """Cuts `model` itself."""
+    example = example_input[:2]  # one may be too few for a batch normalisation without memory
+    before = _masked_outputs(model, masks, example)
+    trace = _Trace(model, masks)
+    for training in (True, False):  # a branch that one mode alone takes is read too
+        trace.follow(example, training)
+    live, tensors = trace.live(), _tensors(model)
+    kept = {
+        name: tuple(live[axis].nonzero().squeeze(1) for axis in axes)
+        for name, axes in trace.axes.items()
+        if not all(live[axis].all() for axis in axes)
+    }
+    for name, indices in kept.items():  # the objects stay: two layers may share one
+        tensors[name].data = tensors[name].data[_grid(indices)]
+    masks = {name: mask[_grid(kept.get(name, ()))] for name, mask in masks.items()}
+    for module in model.modules():
+        _describe(module)
+    for old, new in zip(before, _masked_outputs(model, masks, example), strict=True):
+        slack = old.abs().max().item() * torch.finfo(old.dtype).eps ** 0.5
+        if not torch.allclose(old, new, rtol=0, atol=slack, equal_nan=True):
+            raise ValueError(
+                "model cannot be compacted: without its dead channels it computes something else; "
+                "look for a forward that depends on the number of channels, or on chance"
+            )
+    return Compacted(model, masks, kept)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _grid(indices: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """An index that picks from axes 0 and 1 independently; everything if there are no indices."""
+    return (indices[0][:, None], indices[1]) if len(indices) == 2 else (*indices, ...)
+
+
+def _masked_outputs(model: nn.Module, masks: Mapping[str, Tensor], x: Tensor) -> list[Tensor]:
+    """The floating-point tensors that the masked network returns in eval mode."""
+    weights = {name: model.get_parameter(name).detach() * mask for name, mask in masks.items()}
+    with torch.no_grad(), _mode(model, training=False):
+        out = tree_leaves(functional_call(model, weights, (x,)))
+    return [t for t in out if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _describe(module: nn.Module) -> None:
+    """Makes what a layer says of its size true again."""
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        module.out_channels = module.weight.shape[0]
+        module.in_channels = module.weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None:
+        module.num_features = len(module.weight)
+
+
+def _rounded(count: int) -> int:
+    """How many channels to keep where `count` are read."""
+    return max(1, count)
+
+
+class _Trace(TorchFunctionMode):
+    """Runs a network and writes down how its channels hang together.
+
+    A channel is a number. Axes 0 and 1 of every weight, bias and normalisation have their own, in
+    `axes`; an activation has those of its axis 1, the rows of the layer that made it, in an
+    attribute `channels`. Without the attribute it has nothing that could be removed.
+    """
+
+    # What treats each channel alone and keeps the shape. It is not even computed: a single example
+    # has no batch statistics.
+    SAME = frozenset(
+        "batch_norm relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu gelu silu "
+        "mish sigmoid sigmoid_ tanh tanh_ hardtanh hardtanh_ hardswish hardsigmoid softplus "
+        "softsign logsigmoid threshold threshold_ clamp clamp_ contiguous clone "
+        "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split()
+    )
+    POOL = frozenset(
+        "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+        "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d".split()
+    )
+    COMBINE = frozenset(
+        "add add_ __add__ __iadd__ __radd__ sub sub_ __sub__ __isub__ __rsub__ rsub "
+        "mul mul_ __mul__ __imul__ __rmul__ div div_ __truediv__ __itruediv__".split()
+    )
+    # Asked for its shape, a tensor gives nothing of its values away.
+    SHAPE = frozenset("__get__ size dim numel stride is_contiguous is_floating_point".split())
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]):
+        super().__init__()
+        self.model, self.masks = model, masks
+        self.names: dict[int, str] = {}
+        self.axes: dict[str, tuple[Tensor, ...]] = {}
+        self.count = 0
+        self.pinned: list[Tensor] = []
+        self.mixed: list[tuple[str, Tensor]] = []
+        # (a, b, None): a[i] and b[i] are one. (rows, columns, kept): a row that is read reads the
+        # columns where `kept`, of shape (rows, columns), is True.
+        self.links: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def follow(self, example: Tensor, training: bool) -> None:
+        """Run the network once; nothing of it changes."""
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        named = (*self.model.named_parameters(), *buffers.items())
+        self.names = {id(tensor): name for name, tensor in named}
+        with torch.no_grad(), _mode(self.model, training), self:
+            out = functional_call(self.model, buffers, (example,))
+        self._pin(tree_leaves(out))
+
+    def live(self) -> Tensor:
+        """Which channels stay, (channels,) bool."""
+        live = torch.zeros(self.count, dtype=torch.bool)
+        live[torch.cat(self.pinned)] = True
+        self._spread(live)
+        for name, channels in self.mixed:
+            if dead := int((~live[channels]).sum()):
+                raise ValueError(
+                    f"model cannot be compacted: {name} looks at {len(channels)} channels at "
+                    f"once, and the mask has killed {dead} of them; use batch normalisation"
+                )
+        for rows, _, kept in self.links:
+            if kept is not None:
+                count = int(live[rows].sum())
+                live[rows[~live[rows]][: _rounded(count) - count]] = True
+        self._spread(live)
+        return live
+
+    def _spread(self, live: Tensor) -> None:
+        """What is read by what is read, is read. Backwards, so that two rounds mostly do."""
+        before = -1
+        while before != (before := int(live.sum())):
+            for a, b, kept in reversed(self.links):
+                if kept is None:
+                    live[a[live[b]]] = True
+                    live[b[live[a]]] = True
+                else:
+                    live[b[kept[live[a]].any(0)]] = True
+
+    def _numbers(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """The channels of axes 0 and 1 of a parameter or buffer."""
+        name = self.names[id(tensor)]
+        if name not in self.axes:
+            sizes = tensor.shape[:2]
+            ends = [self.count + sum(sizes[:axis]) for axis in range(len(sizes) + 1)]
+            self.axes[name] = tuple(torch.arange(*pair) for pair in pairwise(ends))
+            self.count = ends[-1]
+        return self.axes[name]
+
+    def _pin(self, values: list[Any]) -> None:
+        for value in values:
+            if hasattr(value, "channels"):
+                self.pinned.append(value.channels)
+            elif id(value) in self.names:
+                self.pinned.extend(self._numbers(value))
+
+    def _tie(self, channels: Tensor, *tensors: Tensor) -> Tensor:
+        """Each of `tensors`, one value a channel, has these channels."""
+        self.links.extend((channels, *self._numbers(tensor), None) for tensor in tensors)
+        return channels
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if name in self.SAME and id(tensors[0]) not in self.names:
+            out = tensors[0]
+        else:
+            out = func(*args, **kwargs)
+        channels = None
+        if tensors and isinstance(out, Tensor):
+            numbers = [n for n in tree_leaves((args, kwargs.get("dim"))) if type(n) is int]
+            channels = self._channels(name, out, tensors, numbers)
+        if channels is not None:
+            out.channels = channels
+        elif isinstance(out, Tensor) or name not in self.SHAPE:
+            self._pin(tensors)
+        return out
+
+    def _channels(
+        self, name: str, out: Tensor, tensors: list[Tensor], numbers: list[int]
+    ) -> Tensor | None:
+        """The channels of `out`; None if they are not known: then none may be removed."""
+        if name in self.COMBINE:
+            return self._combined(out, tensors)
+        x, *others = tensors
+        own = [t for t in others if id(t) in self.names]  # parameters and buffers as they are
+        if len(own) < len(others):
+            return None
+        if name in ("conv1d", "conv2d", "conv3d", "linear") and own:
+            return self._layer(x, *own)
+        if not hasattr(x, "channels"):
+            return None
+        if name in ("group_norm", "layer_norm", "rms_norm"):
+            where = f" with {self.names[id(own[0])]!r}" if own else ""
+            self.mixed.append((name + where, x.channels))
+            return x.channels
+        if name == "batch_norm":
+            return self._tie(x.channels, *own)
+        if own:
+            return None
+        if name in self.SAME or (name in self.POOL and x.ndim == int(name[-2]) + 2):
+            return x.channels
+        if name in ("mean", "sum") and numbers and all(n % x.ndim > 1 for n in numbers):
+            return x.channels
+        if name == "flatten" or (name in ("view", "reshape") and numbers[-1:] == [-1]):
+            if out.ndim == 2 and len(out) == len(x):
+                return x.channels.repeat_interleave(out.shape[1] // x.shape[1])
+        return None
+
+    def _layer(self, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor | None:
+        """The rows of a convolution or linear layer."""
+        if x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:  # a grouped convolution, say
+            return None
+        rows, columns = self._numbers(weight)
+        mask = self.masks.get(self.names[id(weight)], torch.ones_like(weight, dtype=torch.bool))
+        self.links.append((rows, columns, mask.reshape(*mask.shape[:2], -1).any(2).cpu()))
+        if hasattr(x, "channels"):
+            self.links.append((columns, x.channels, None))
+        else:
+            self.pinned.append(columns)
+        return self._tie(rows, *bias)
+
+    def _combined(self, out: Tensor, tensors: list[Tensor]) -> Tensor | None:
+        """A sum or product of channels with channels, and with what is the same for all."""
+        first, *rest = [t for t in tensors if hasattr(t, "channels")] or [None]
+        if first is None or first.ndim != out.ndim:
+            return None
+        for tensor in tensors:  # a shape like (height, width) says the same to every channel
+            extent = ((1,) * out.ndim + tensor.shape)[1 - out.ndim]
+            if extent != (len(first.channels) if hasattr(tensor, "channels") else 1):
+                return None
+        self.links.extend((first.channels, other.channels, None) for other in rest)
+        return first.channels

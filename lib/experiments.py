@@ -1,0 +1,210 @@
+"""The cells behind every table: prune a network, train it, and say how well it does.
+
+Each function here is a cell for `grid.run_grid`: plain values in, plain values out, everything
+random from a seed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import config, masks
+from .agent import AgentPolicy, train_agent
+from .data import ImageSet, load_data, scoring_batches
+from .environment import PanningEnv, rollout
+from .grid import digest
+from .methods import METHODS, pan
+from .metrics import Batch
+from .models import build_model
+from .panning import constant_policy, random_policy, staged_policy
+from .training import evaluate, train
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, device: str) -> tuple[ImageSet, ImageSet]:
+    where = config.resolve_device(device)
+    train_set, test_set = load_data(name)
+    return train_set.to(where), test_set.to(where)
+
+
+def make_network(
+    network: str, width: float, seed: int, data: ImageSet, device: str = "auto"
+) -> nn.Module:
+    """A fresh network for a data set, by seed; the global generators are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(network, data.channels, data.num_classes, width, data.size)
+    return model.to(config.resolve_device(device))
+
+
+def make_batches(train_set: ImageSet, scoring: config.Scoring, seed: int) -> list[Batch]:
+    """The scoring batches of params.yaml, by seed."""
+    return scoring_batches(train_set, train_set.num_classes, scoring.per_class, scoring.count, seed)
+
+
+def make_policy(description: Any) -> Callable:
+    """A policy from plain values: "staged", ["random", seed], rows of stages, p, or an agent."""
+    if isinstance(description, Mapping):
+        return AgentPolicy(description["weights"], description["card"])
+    if description == "staged":
+        return staged_policy()
+    if description[0] == "random":
+        return random_policy(description[1])
+    if isinstance(description[0], Sequence):
+        return staged_policy(description)
+    return constant_policy(description)
+
+
+# --- cells -----------------------------------------------------------------------------------
+
+
+def prune_and_train(
+    *,
+    data: str,
+    network: str,
+    seed: int,
+    sparsity: float,
+    method: str,
+    training: config.Training,
+    scoring: config.Scoring,
+    device: str = "auto",
+    width: float = 1.0,
+    fraction: float = 1.0,
+    steps: int | None = None,
+    policy: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    shuffle: bool = False,
+) -> dict[str, float]:
+    """Prune a fresh network, train it, test it after the last epoch.
+
+    Initialisation, scoring batches and order of the data depend on the seed alone, so that methods
+    are compared in pairs.
+
+    Args:
+        data: Name of the data set.
+        network: Name of the network.
+        seed: Of everything random in the cell.
+        sparsity: Target ρ; 0 with method "dense".
+        method: A name in `METHODS`, or "dense".
+        training: How it is trained.
+        scoring: The scoring batches.
+        device: Where it is trained.
+        width: Factor on the width of the network.
+        fraction: Of the training images, for scoring and for training.
+        steps: T, where the method iterates.
+        policy: For Panning, see `make_policy`.
+        settings: Further settings of `Panning`.
+        shuffle: Whether the mask is shuffled within each layer, a sanity check.
+    """
+    train_set, test_set = _load(data, device)
+    train_set = train_set.subset(fraction, seed)
+    model = make_network(network, width, seed, train_set, device)
+    found: dict[str, float] = {"sparsity_reached": 0.0, "effective_sparsity": 0.0}
+    kept = None
+    if method != "dense":
+        batches = make_batches(train_set, scoring, seed)
+        chosen = None if policy is None else make_policy(policy)
+        result = pan(
+            model,
+            batches,
+            sparsity,
+            steps if METHODS[method].steps is None else None,
+            policy=chosen,
+            method=method,
+            temperature=scoring.temperature,
+            seed=seed,
+            **(settings or {}),
+        )
+        kept = result.masks
+        if shuffle:
+            kept = masks.shuffle_layers(kept, torch.Generator().manual_seed(seed))
+        flat = masks.flatten(kept)
+        effective = masks.effective_mask(model, flat, batches[0][0])
+        kept = masks.unflatten(effective, kept)
+        found["sparsity_reached"] = masks.sparsity(flat)
+        found["effective_sparsity"] = masks.sparsity(effective)
+        found["reactivated"] = int(result.history["reactivated"].sum())
+    losses = train(model, train_set, training, kept, seed)
+    accuracy, loss = evaluate(model, test_set)
+    # An epoch's loss that is still ln(classes) says that training has not left its plateau.
+    return found | {"accuracy": accuracy, "test_loss": loss, "train_loss": losses[-1]}
+
+
+def make_environment(
+    *,
+    data: str,
+    environment: config.Environment,
+    scoring: config.Scoring,
+    network: str,
+    width: float,
+    seed: int,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+) -> PanningEnv:
+    """The environment of params.yaml, on a network of one's choice."""
+    train_set, _ = _load(data, device)
+    return PanningEnv(
+        make_network(network, width, seed, train_set, device),
+        make_batches(train_set, scoring, seed),
+        environment.steps,
+        environment.sparsity,
+        alpha=environment.alpha,
+        grad_weight=environment.grad_weight,
+        temperature=scoring.temperature,
+        **(settings or {}),
+    )
+
+
+def train_policy(
+    *,
+    environment: config.Environment,
+    agent: config.Agent,
+    seed: int,
+    **world: Any,
+) -> dict[str, Any]:
+    """Train one agent; its weights, its card and its learning curve.
+
+    Args:
+        environment: Also says on which network.
+        agent: Hyper-parameters of TD3.
+        seed: Of the agent.
+        **world: The other arguments of `make_environment`.
+    """
+    place = {"network": environment.network, "width": environment.width, "seed": environment.seed}
+    env = make_environment(environment=environment, **place, **world)
+    key = digest(train_policy, {"environment": environment, "agent": agent, "seed": seed, **world})
+    cache = config.root() / ".cache"
+    policy, episodes = train_agent(
+        env,
+        agent,
+        seed,
+        checkpoints=cache / "agents" / key,
+        log_folder=cache / "tensorboard" / key,
+    )
+    card = policy.card | {
+        "data": world["data"],
+        "network": environment.network,
+        "width": environment.width,
+        "network_seed": environment.seed,
+        "scoring": asdict(world["scoring"]),
+        "agent": asdict(agent),
+    }
+    return {"weights": policy.actor.state_dict(), "card": card, "episodes": episodes}
+
+
+def evaluate_policy(
+    *, policy: Any, sparsities: Sequence[float], **world: Any
+) -> list[dict[str, float]]:
+    """One episode of a policy at each target: a row an iteration, see `rollout`.
+
+    Args:
+        policy: See `make_policy`.
+        sparsities: The targets.
+        **world: The arguments of `make_environment`, which say on which network.
+    """
+    env, chosen = make_environment(**world), make_policy(policy)
+    return [row for rho in sparsities for row in rollout(env, chosen, rho)]

@@ -1,0 +1,146 @@
+"""Runs a grid of cells in parallel, and keeps each cell that is done.
+
+A cell is a function of its parameters alone. Cells run in processes of one torch thread each, and a
+finished one is kept under .cache/cells/, named by its parameters and by the code that computes it:
+an interrupted grid loses nothing, and a re-worded notebook computes nothing.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import joblib
+import torch
+from tqdm.auto import tqdm
+
+from . import config
+
+Cell = Mapping[str, Any]
+
+
+def closure(module: str) -> set[Path]:
+    """The source files of `module` and of every module of this library that it imports.
+
+    `lib/__init__.py` is left out: it only says where the public names live.
+    """
+    package = Path(__file__).parent
+    found: set[Path] = set()
+    todo = [module]
+    while todo:
+        path = package / f"{todo.pop().removeprefix('lib.')}.py"
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                todo += [name for name in names if (package / f"{name}.py").is_file()]
+    return found
+
+
+def _code(path: Path) -> str:
+    """What a module does: its syntax tree without docstrings, which comments do not change."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node):
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+@lru_cache
+def _fingerprint(module: str) -> str:
+    """A digest of the code that computes a cell, and of the torch that it runs on."""
+    digest = hashlib.sha256(f"{torch.__version__} {sys.version_info[:2]}".encode())
+    for path in sorted(closure(module)):
+        digest.update(f"{path.name} {_code(path)}".encode())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {type(value).__name__: asdict(value)}
+    if isinstance(value, torch.Tensor):
+        return hashlib.sha256(value.cpu().numpy().tobytes()).hexdigest()
+    raise TypeError(f"a cell's parameters must be plain values, got {value!r}")
+
+
+def digest(function: Callable, cell: Cell) -> str:
+    """A name for the result of `function(**cell)`: parameters and code both count."""
+    text = json.dumps(cell, sort_keys=True, default=_plain)
+    key = hashlib.sha256(f"{_fingerprint(function.__module__)} {text}".encode())
+    return key.hexdigest()[:32]
+
+
+def _kept_at(function: Callable, cell: Cell) -> Path:
+    folder = config.root() / ".cache" / "cells" / function.__name__
+    return folder / f"{digest(function, cell)}.pt"
+
+
+def _read(path: Path) -> Any:
+    """A kept cell, or None where there is none that can be read."""
+    try:
+        return torch.load(path, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception:  # half a file, from a machine that lost power: compute the cell again
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _compute(function: Callable, cell: Cell, path: Path) -> Any:
+    config.setup()
+    result = function(**cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    torch.save(result, partial)
+    partial.rename(path)
+    return result
+
+
+def _outdated(path: Path) -> bool:
+    """Whether a rebuild is under way, and began after this cell was kept."""
+    started = float(os.environ.get("PANNING_REBUILD", 0))
+    return path.exists() and path.stat().st_mtime < started
+
+
+def run_grid(
+    function: Callable[..., Any],
+    cells: Sequence[Cell],
+    compute: config.Compute,
+    description: str = "",
+) -> list[Any]:
+    """`function(**cell)` for each cell, in the order given, in parallel; finished cells are kept.
+
+    The results do not depend on the number of workers. With the environment variable
+    PANNING_REBUILD set to a time (in seconds, as `time.time()` has it), cells kept before that time
+    are computed again: `make rebuild` does that, and what it has finished is not lost if it stops.
+
+    Args:
+        function: A function of this package's; it returns numbers, texts, lists and tensors.
+        cells: Its keyword arguments. Equal cells are computed once.
+        compute: Device and number of workers.
+        description: Shown beside the progress bar.
+    """
+    paths = [_kept_at(function, cell) for cell in cells]
+    unique = dict(zip(paths, cells, strict=True))
+    results = {}
+    for path in unique:
+        if not _outdated(path) and (result := _read(path)) is not None:
+            results[path] = result
+    todo = [path for path in unique if path not in results]
+    count = min(compute.workers or joblib.cpu_count(), max(1, len(todo)))
+    jobs = (joblib.delayed(_compute)(function, unique[path], path) for path in todo)
+    parallel = joblib.Parallel(n_jobs=count, return_as="generator", batch_size=1)
+    with tqdm(total=len(unique), initial=len(results), desc=description, unit="cell") as bar:
+        for path, result in zip(todo, parallel(jobs), strict=True):
+            results[path] = result
+            bar.update()
+    return [results[path] for path in paths]

@@ -1,0 +1,252 @@
+"""Masks: exactly k weights, ties decided, and which of the kept weights do anything.
+
+A flat mask is a boolean vector (N,) in index order. The public form, which results carry, is a
+dictionary {parameter name: boolean tensor of the weight's shape}.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.nn.utils import prune
+from torch.overrides import TorchFunctionMode
+
+from .metrics import _mode
+from .models import flatten, prunable, unflatten
+
+
+def kept_count(total: int, sparsity: float) -> int:
+    """The number of weights kept: max(1, ⌊N (1 - ρ) + 10⁻⁶⌋).
+
+    The 10⁻⁶ takes back what floating point takes from a whole number: 1 - 0.9 is a little less
+    than 0.1.
+
+    Raises:
+        ValueError: The sparsity is outside [0, 1).
+    """
+    if not 0 <= sparsity < 1:
+        raise ValueError(
+            f"sparsity must be in [0, 1), the fraction of weights removed; got {sparsity}"
+        )
+    return max(1, int(total * (1 - sparsity) + 1e-6))
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """The mask of the k largest scores, (N,) bool; ties go to the lower index.
+
+    Exactly k weights are kept, always: a threshold alone keeps every tie, and the scores of dead
+    or constant networks are nothing but ties.
+
+    Raises:
+        ValueError: k is not in 0..N, or a score is NaN.
+    """
+    total = scores.numel()
+    if not 0 <= k <= total:
+        raise ValueError(f"k must be between 0 and {total}, got {k}")
+    if torch.isnan(scores).any():
+        raise ValueError("scores hold NaN, which has no rank: look at the weights and the batch")
+    if k in (0, total):
+        return torch.full_like(scores, k > 0, dtype=torch.bool)
+    if scores.device.type == "cpu":  # numpy selects some ten times faster than torch
+        threshold = np.partition(scores.numpy(), total - k)[total - k].item()
+    else:
+        threshold = scores.kthvalue(total - k + 1).values
+    mask = scores > threshold
+    ties = (scores == threshold).nonzero().squeeze(1)
+    mask[ties[: k - int(mask.sum())]] = True
+    return mask
+
+
+def sparsity(mask: Tensor) -> float:
+    """ρ = 1 - ‖m‖₀ / N of a flat mask."""
+    return 1 - int(mask.sum()) / mask.numel()
+
+
+def layer_densities(mask: Tensor, weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """The fraction of kept weights in each layer, by parameter name."""
+    return {name: part.float().mean().item() for name, part in unflatten(mask, weights).items()}
+
+
+def erk_counts(weights: Mapping[str, Tensor], k: int) -> list[int]:
+    """How many of k weights each layer keeps at the Erdős-Rényi-kernel densities.
+
+    density_l = min(1, ε (c_in + c_out + k_h + k_w) / (c_in c_out k_h k_w)), with ε solved for the
+    total (Evci et al. 2020), rounded by largest remainder so that the counts sum to k.
+    """
+    sizes = [w.numel() for w in weights.values()]
+    raw = [sum(w.shape) for w in weights.values()]  # ε times this many weights, if there is room
+    full: set[int] = set()
+    while True:
+        room = k - sum(sizes[i] for i in full)
+        free = [i for i in range(len(sizes)) if i not in full]
+        epsilon = room / sum(raw[i] for i in free) if free else 0.0
+        over = {i for i in free if epsilon * raw[i] > sizes[i]}
+        if not over:
+            break
+        full |= over
+    ideal = [sizes[i] if i in full else epsilon * raw[i] for i in range(len(sizes))]
+    counts = [int(value) for value in ideal]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: (counts[i] - ideal[i], i))
+    for i in by_remainder[: k - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def shuffle_layers(
+    masks: Mapping[str, Tensor], generator: torch.Generator | None = None
+) -> dict[str, Tensor]:
+    """A sanity check (Frankle et al. 2021): each layer's mask permuted, its count kept."""
+    out = {}
+    for name, mask in masks.items():
+        order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
+        out[name] = mask.reshape(-1)[order].view(mask.shape)
+    return out
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Prune `model` in place with {parameter name: mask}, through `torch.nn.utils.prune`.
+
+    PyTorch's own tools see the result: `prune.is_pruned(model)` holds, `prune.remove` makes a
+    layer's mask permanent.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: A mask belongs to no prunable weight, or has another shape.
+    """
+    weights = prunable(model)
+    for name, mask in masks.items():
+        if name not in weights:
+            raise ValueError(f"masks: {name!r} is no prunable weight of the model")
+        if mask.shape != weights[name].shape:
+            raise ValueError(
+                f"masks: {name!r} must have shape {tuple(weights[name].shape)}, "
+                f"got {tuple(mask.shape)}"
+            )
+    for name, mask in masks.items():
+        owner, _, attribute = name.rpartition(".")
+        layer = model.get_submodule(owner)
+        prune.custom_from_mask(layer, attribute, mask.to(weights[name].device))
+    return model
+
+
+class _Or(torch.autograd.Function):
+    """x > 0 as 0/1, forwards and backwards: a sum of paths becomes "there is a path"."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        reached = x > 0
+        ctx.save_for_backward(reached)
+        return reached.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (reached,) = ctx.saved_tensors
+        return ((gradient > 0) & reached).to(gradient.dtype)
+
+
+class _Reachability(TorchFunctionMode):
+    """Runs a network on "is there a path" instead of on numbers.
+
+    Products of 0/1 weights are "and", sums are "or". What only rescales or bends (normalisation,
+    activation, a constant) passes its input through, and a maximum over a window is an average,
+    whose gradient goes to all that reach it and not to the argmax alone.
+    """
+
+    PASS = frozenset(
+        "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu prelu rrelu gelu silu "
+        "mish sigmoid sigmoid_ tanh tanh_ hardtanh hardtanh_ hardswish hardsigmoid softplus "
+        "softsign softmax log_softmax logsigmoid threshold threshold_ clamp clamp_ neg "
+        "batch_norm instance_norm group_norm layer_norm rms_norm local_response_norm "
+        "normalize".split()
+    )
+    COLLECT = frozenset(
+        "conv1d conv2d conv3d linear conv_transpose1d conv_transpose2d conv_transpose3d "
+        "matmul bmm mm sum mean avg_pool1d avg_pool2d avg_pool3d "
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d".split()
+    )
+    ADD = frozenset("add add_ sub sub_ __rsub__ rsub".split())
+    SCALE = frozenset("mul mul_ div div_".split())
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in self.PASS:
+            return args[0] if args else kwargs["input"]
+        if name in ("max_pool2d", "_max_pool2d", "max_pool2d_with_indices"):
+            return _Or.apply(_window_average(*args, **kwargs))
+        if name in ("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"):
+            return _Or.apply(functional.adaptive_avg_pool2d(*args[:2]))
+        if name in self.ADD | self.SCALE:
+            tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+            paths = [x for x in tensors if x.requires_grad]
+            if len(paths) == 1:  # a constant, even a learned one, neither opens nor closes a path
+                return paths[0].expand(torch.broadcast_shapes(*(x.shape for x in tensors)))
+            if paths and name in self.ADD:  # a difference of two paths is still both of them
+                return _Or.apply(torch.add(*paths))
+        out = func(*args, **kwargs)
+        return _Or.apply(out) if name in self.COLLECT else out
+
+
+def _window_average(
+    x: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """An average over the windows of `max_pool2d`, as a convolution, which knows dilation too."""
+    pair = torch.nn.modules.utils._pair
+    kernel = pair(kernel_size)
+    stride, padding, dilation = pair(stride or kernel_size), pair(padding), pair(dilation)
+    pooled = functional.max_pool2d(x.detach(), kernel, stride, padding, dilation, ceil_mode)
+    height, width = pooled.shape[-2:]
+    if ceil_mode:  # room for a last, partial window, which is there unless it starts in the padding
+        x = functional.pad(x, (0, stride[1] - 1, 0, stride[0] - 1))
+    weight = x.new_ones((x.shape[-3], 1, *kernel))
+    out = functional.conv2d(x, weight, None, stride, padding, dilation, groups=x.shape[-3])
+    return out[..., :height, :width]
+
+
+@torch.enable_grad()  # a caller may sit inside torch.no_grad()
+def effective_mask(model: nn.Module, mask: Tensor, example_input: Tensor) -> Tensor:
+    """The kept weights that lie on a path of kept weights from input to output.
+
+    Reachability, not arithmetic: kept weights are 1, biases 0. (A SynFlow gradient that is not 0
+    is the usual shortcut; it underflows, follows the argmax of a max-pooling and takes biases for
+    inputs.)
+
+    Args:
+        model: The network; it is not changed.
+        mask: (N,) bool.
+        example_input: A batch of inputs, of which only the shape of one matters.
+
+    Returns:
+        (N,) bool, a subset of `mask`.
+    """
+    weights = prunable(model)
+    state = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point():  # biases are no paths; other weights than ours are open
+            tensor = torch.full_like(tensor, tensor.ndim > 1, dtype=torch.float32)
+        state[name] = tensor.detach()
+    leaves = {
+        name: part.float().requires_grad_() for name, part in unflatten(mask, weights).items()
+    }
+    # With a gradient, which tells what depends on the input from what is constant.
+    ones = torch.ones_like(example_input[:1], dtype=torch.float32, requires_grad=True)
+    with _mode(model, training=False), _Reachability():
+        reached = functional_call(model, {**state, **leaves}, (ones,))
+    gradients = torch.autograd.grad(
+        _Or.apply(reached).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+    )
+    return mask & (flatten(gradients) > 0)

@@ -1,0 +1,107 @@
+"""Every method of the comparison as settings of the one Panning loop.
+
+A policy, T, whether removed weights may return, where the data-driven metrics are computed and how
+a score is read: that is all that tells SNIP from SynFlow from FORCE from Panning.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from .metrics import Batch
+from .panning import Extremes, Panning, PanResult, calibrate, constant_policy, staged_policy
+
+
+@dataclass(frozen=True)
+class Method:
+    """Settings of the loop; `p` is None where a policy chooses."""
+
+    p: tuple[float, float, float] | None
+    steps: int | None = 1  # None: as the caller asks, 100 by default
+    reactivate: bool = False
+    gradients: str = "dense"
+    score: str = "absolute"
+    control: str | None = None
+
+
+METHODS: dict[str, Method] = {
+    # Uniform noise; noise at Erdős-Rényi-kernel layer densities (Evci et al. 2020); |θ|.
+    "random": Method((0, 0, 0), control="random"),
+    "erk": Method((0, 0, 0), control="erk"),
+    "magnitude": Method((0, 0, 0), control="magnitude"),
+    # Lee et al. 2019: |θ ⊙ g|, one shot.
+    "snip": Method((0, 1, 0)),
+    # Wang et al. 2020: removes the largest -θ ⊙ Hg, so keeps the largest θ ⊙ Hg; signed, one shot.
+    "grasp": Method((0, 0, 1), score="signed"),
+    # Tanaka et al. 2020: 100 rounds on an exponential schedule, only survivors compete.
+    "synflow": Method((1, 0, 0), steps=None),
+    # SNIP on the masked network, again and again, only survivors compete.
+    "iterative_snip": Method((0, 1, 0), steps=None, gradients="masked"),
+    # de Jorge et al. 2021: the same, but removed weights may return.
+    "force": Method((0, 1, 0), steps=None, gradients="masked", reactivate=True),
+    # Panning's own scores without the return of removed weights: the control of force transfer.
+    "iterative_fused": Method(None, steps=None, score="normalised"),
+    # Kang et al. 2022.
+    "panning": Method(None, steps=None, reactivate=True, score="normalised"),
+    "rlpanning": Method(None, steps=None, reactivate=True, score="normalised"),
+}
+
+
+def pan(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    sparsity: float,
+    steps: int | None = None,
+    policy: Callable[[np.ndarray], Sequence[float]] | None = None,
+    method: str = "panning",
+    *,
+    extremes: Extremes | None = None,
+    progress: bool = False,
+    **settings: object,
+) -> PanResult:
+    """Prune a network before training.
+
+    Args:
+        model: Any network with `Conv2d` or `Linear` layers. It is not changed: give the result's
+            masks to `apply_masks`.
+        batches: Scoring batches [(inputs, targets), ...], as `scoring_batches` makes them.
+        sparsity: The fraction of prunable weights to remove, in [0, 1).
+        steps: T; by default 100, or 1 for one-shot methods.
+        policy: `state -> p`; by default the hand-made one. For "panning" and "rlpanning" only.
+        method: A name in `METHODS`.
+        extremes: The range of 𝒩 for a policy that looks at the losses; by default it is measured
+            on this network.
+        progress: Whether to show a progress bar.
+        **settings: Any other setting of `Panning`, to change one thing of the method.
+
+    Raises:
+        ValueError: An argument is outside its range; the message names it.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    chosen = METHODS[method]
+    if policy is not None and chosen.p is not None:
+        raise ValueError(f"policy: {method!r} has a fixed p; use method='panning' with a policy")
+    if policy is None and method == "rlpanning":
+        raise ValueError("policy: 'rlpanning' needs a trained agent, see lib.load_policy")
+    if policy is None:
+        policy = staged_policy() if chosen.p is None else constant_policy(chosen.p)
+    process = Panning(
+        model,
+        batches,
+        sparsity,
+        chosen.steps or 100 if steps is None else steps,
+        **{
+            "reactivate": chosen.reactivate,
+            "gradients": chosen.gradients,
+            "score": chosen.score,
+            "control": chosen.control,
+            **settings,
+        },
+    )
+    if extremes is None and getattr(policy, "needs_loss", True):
+        # An agent's range of targets keeps 𝒩 the same whatever sparsity is asked for.
+        extremes = calibrate(process, getattr(policy, "sparsity", (sparsity,)))
+    return process.run(policy, extremes, progress)

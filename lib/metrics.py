@@ -1,0 +1,237 @@
+"""The saliency metrics: what the loss, the gradient flow and the path norm say of each weight.
+
+Pure functions of (model, mask, batch). A mask is a flat vector (N,) in index order, or None for the
+dense network; scores are flat vectors (N,) too. The model is evaluated through
+`torch.func.functional_call` on masked copies of its weights, so that nothing of it ever changes.
+
+In all three metrics the multiplying θ is the unmasked weight: a removed weight keeps a score, and
+so can return.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from .models import flatten, prunable, unflatten
+
+Batch = tuple[Tensor, Tensor]
+METRICS = ("synflow", "snip", "grasp")  # the order of p, everywhere
+
+
+class _NoDropout(TorchFunctionMode):
+    """Dropout passes its input through, be it a module's or a call in somebody's `forward`."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if "dropout" in getattr(func, "__name__", ""):
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Train or eval mode with dropout off; every module gets its own mode back."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        model.train(training)
+        with _NoDropout():
+            yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
+def _masked(weights: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
+    """Leaf tensors θ ⊙ m: gradients reach the removed weights too."""
+    if mask is None:
+        return {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
+    masks = unflatten(mask, weights)
+    return {
+        name: (w.detach() * masks[name].to(w.dtype)).requires_grad_() for name, w in weights.items()
+    }
+
+
+@torch.enable_grad()  # a caller may sit inside torch.no_grad()
+def _evaluate(
+    model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float, create_graph: bool
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """The scoring loss, the masked weights it was computed from, and its gradient in them."""
+    inputs, targets = batch
+    weights = _masked(prunable(model), mask)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with _mode(model, training=True):
+        logits = functional_call(model, {**buffers, **weights}, (inputs,))
+        loss = functional.cross_entropy(logits / temperature, targets)
+    if not torch.isfinite(loss):
+        name, what = "model", "weights"
+        if not torch.isfinite(inputs).all():
+            name, what = "batch", "images"
+        raise ValueError(
+            f"{name}: the scoring loss is {loss.item()}; "
+            f"remove NaN, infinite or huge values from the {what}"
+        )
+    gradients = torch.autograd.grad(
+        loss, list(weights.values()), create_graph=create_graph, materialize_grads=True
+    )
+    return loss.detach(), weights, dict(zip(weights, gradients, strict=True))
+
+
+def loss_and_gradient(
+    model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float = 200.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The scoring loss L of the (masked) network, and ∂L/∂θ of every prunable weight.
+
+    L is the cross-entropy of logits / `temperature`, in train mode with dropout off. Running
+    statistics are updated on copies that are thrown away.
+
+    Returns:
+        L, a scalar tensor, and the gradients by parameter name, in the shapes of the weights.
+
+    Raises:
+        ValueError: L is not finite.
+    """
+    loss, _, gradients = _evaluate(model, mask, batch, temperature, create_graph=False)
+    return loss, gradients
+
+
+def grad_norm_sq(gradients: Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
+    """ΔL = ‖∂L/∂θ‖², over the kept weights only where a mask (N,) is given. A scalar tensor."""
+    flat = flatten(gradients)
+    return flat.square().sum() if mask is None else (flat * mask.to(flat.dtype)).square().sum()
+
+
+def snip(model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float = 200.0) -> Tensor:
+    """SNIP, s = θ ⊙ ∂L/∂θ: the first-order change of the loss when a weight is removed.
+
+    Lee, Ajanthan & Torr (2019), here with its sign: the absolute value comes with the
+    normalisation. With a mask the gradient is that of the masked network, as FORCE has it
+    (de Jorge et al. 2021).
+
+    Returns:
+        Signed scores, (N,).
+    """
+    _, gradients = loss_and_gradient(model, mask, batch, temperature)
+    return flatten(prunable(model)).detach() * flatten(gradients)
+
+
+@torch.enable_grad()
+def snip_and_grasp(
+    model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float = 200.0
+) -> tuple[Tensor, Tensor]:
+    """Both data-driven metrics from one forward pass and one double backward; (N,) each."""
+    _, weights, gradients = _evaluate(model, mask, batch, temperature, create_graph=True)
+    flow = torch.autograd.grad(
+        grad_norm_sq(gradients, mask), list(weights.values()), materialize_grads=True
+    )
+    theta = flatten(prunable(model)).detach()
+    return theta * flatten(gradients).detach(), theta * flatten(flow)
+
+
+def grasp(
+    model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float = 200.0
+) -> Tensor:
+    """GraSP, s = θ ⊙ ∂ΔL/∂θ = 2 θ ⊙ Hg: what the gradient flow owes to a weight.
+
+    Wang, Zhang & Grosse (2020) score the *removal* of a weight, -θ ⊙ Hg, and remove the largest.
+    The sign here is the opposite one: removing a weight changes the flow ΔL by -s to first order,
+    so a large positive s marks a weight whose loss harms the flow most, and the largest s are kept.
+
+    Returns:
+        Signed scores, (N,).
+    """
+    return snip_and_grasp(model, mask, batch, temperature)[1]
+
+
+def absolute_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer of the model as its absolute value, in float64."""
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        name: tensor.detach().abs().double() if tensor.is_floating_point() else tensor.clone()
+        for name, tensor in state.items()
+    }
+
+
+@torch.enable_grad()
+def synflow(
+    model: nn.Module,
+    mask: Tensor | None,
+    batch: Batch,
+    state: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """SynFlow, s = θ ⊙ ∂R/∂|θ| with R = Σ f(1; |θ| ⊙ m): the path norm that runs through a weight.
+
+    Tanaka et al. (2020), equation 2, on the masked network: an all-ones input, eval mode, every
+    parameter and buffer replaced by its absolute value. In float64, since R overflows float32 on a
+    fresh ResNet-32 (1e43), and rescaling the layers is not exact where there are biases.
+
+    Args:
+        model: The network.
+        mask: (N,) or None.
+        batch: Its inputs say only what shape an input has.
+        state: `absolute_state(model)`, for callers who score one network many times.
+
+    Returns:
+        Signed scores, (N,), float64.
+    """
+    weights = prunable(model)
+    state = dict(absolute_state(model) if state is None else state)
+    leaves = _masked({name: state[name] for name in weights}, mask)
+    ones = torch.ones_like(batch[0][:1], dtype=torch.float64)
+    with _mode(model, training=False):
+        total = functional_call(model, {**state, **leaves}, (ones,)).sum()
+    if not torch.isfinite(total):
+        raise ValueError(
+            f"model: SynFlow's path norm R is {total.item()} in float64; "
+            "the weights hold NaN or infinity, or the network is too deep for its scale"
+        )
+    gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+    return flatten(weights).detach().double() * flatten(gradients)
+
+
+def normalise(scores: Tensor) -> Tensor:
+    """Z(s) = |s - mean(s)| / std(s) over all N weights at once; 0 everywhere where std is 0.
+
+    Mean and (sample) standard deviation are taken in float64: a SynFlow score can be so far below
+    the mean that float32 would drop it.
+
+    Args:
+        scores: (N,), signed.
+
+    Returns:
+        (N,), float32.
+
+    Raises:
+        ValueError: A score is NaN or infinite.
+    """
+    scores = scores.double()
+    mean = scores.mean()
+    deviation = scores - mean
+    std = (deviation.dot(deviation) / max(1, len(scores) - 1)).sqrt()
+    if not torch.isfinite(std):
+        raise ValueError("scores hold NaN or infinity: look at the weights and at the batch")
+    if std <= 1e-14 * mean.abs():  # the mean of equal numbers need not be that number, rounded
+        return torch.zeros_like(scores, dtype=torch.float32)
+    return deviation.abs_().div_(std).float()
+
+
+def fuse(scores: Mapping[str, Tensor], p: Mapping[str, float], form: str = "sum") -> Tensor:
+    """S = Σ pᵢ Zᵢ, or Π Zᵢ^pᵢ, the ablation; (N,) from (N,) each.
+
+    Args:
+        scores: At least one metric's scores, by name.
+        p: The weight of each metric in `scores`, in [0, 1].
+        form: "sum" or "product".
+    """
+    if form == "sum":
+        return torch.stack([p[name] * score for name, score in scores.items()]).sum(0)
+    if form == "product":
+        return torch.stack([score ** p[name] for name, score in scores.items()]).prod(0)
+    raise ValueError(f"form must be 'sum' or 'product', got {form!r}")
