@@ -19,11 +19,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import config
+from .bank import Extremes
 from .environment import PanningEnv
-from .panning import Extremes
+from .files import whole
 
 STATE, ACTION = 7, 3
 
@@ -62,19 +63,23 @@ class AgentPolicy:
         return tuple(((action.double() + 1) / 2).tolist())
 
 
+def _files(path: str | Path) -> tuple[Path, Path]:
+    """PATH.pt, the weights, and PATH.json, the card; PATH may be given with either suffix."""
+    path = Path(path)
+    base = path.name.removesuffix(".pt").removesuffix(".json")  # "agent-0.99" has no suffix
+    return path.with_name(f"{base}.pt"), path.with_name(f"{base}.json")
+
+
 def save_policy(policy: AgentPolicy, path: str | Path) -> None:
     """Write PATH.pt, the actor's weights, and PATH.json, its card; each whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(policy.card, indent=2, sort_keys=True) + "\n"
-    for suffix, write in (
-        (".pt", lambda file: torch.save(policy.actor.state_dict(), file)),
-        (".json", lambda file: file.write(text.encode())),
-    ):
-        partial = path.with_suffix(f"{suffix}.partial")
-        with partial.open("wb") as file:
+    card = json.dumps(policy.card, indent=2, sort_keys=True) + "\n"
+    writers = (
+        lambda file: torch.save(policy.actor.state_dict(), file),
+        lambda file: file.write(card.encode()),
+    )
+    for target, write in zip(_files(path), writers, strict=True):
+        with whole(target) as file:
             write(file)
-        partial.rename(path.with_suffix(suffix))
 
 
 def load_policy(path: str | Path) -> AgentPolicy:
@@ -84,14 +89,14 @@ def load_policy(path: str | Path) -> AgentPolicy:
         FileNotFoundError: One of the two files is missing.
         ValueError: They are damaged, or do not fit each other.
     """
-    path = Path(path)
-    for suffix in (".pt", ".json"):
-        if not path.with_suffix(suffix).is_file():
-            raise FileNotFoundError(f"path: no policy at {path.with_suffix(suffix)}")
+    weights, card = _files(path)
+    for file in (weights, card):
+        if not file.is_file():
+            raise FileNotFoundError(f"path: no policy at {file}")
     try:
-        card = json.loads(path.with_suffix(".json").read_text())
-        weights = torch.load(path.with_suffix(".pt"), weights_only=True, map_location="cpu")
-        return AgentPolicy(weights, card)
+        return AgentPolicy(
+            torch.load(weights, weights_only=True, map_location="cpu"), json.loads(card.read_text())
+        )
     except Exception as error:  # unpickling, JSON and a missing key each have their own
         raise ValueError(f"path: {path} holds no usable policy: {error}") from error
 
@@ -172,6 +177,7 @@ def train_agent(
         td3.load_replay_buffer(folder / "replay.pkl")
         episodes = json.loads((folder / "episodes.json").read_text())
     with tqdm(
+        mininterval=2,
         total=settings.steps,
         initial=td3.num_timesteps,
         desc=f"TD3, seed {seed}",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from . import config
+from .files import whole
 from .plotting import LOOKS, percent
 from .results import interval
 
@@ -145,10 +146,6 @@ def verdicts(
 
 def save(table: pd.DataFrame, name: str) -> None:
     """Write figures/NAME.csv, numbers to two digits, whole or not at all."""
-    path = config.root() / "figures" / f"{name}.csv"
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(
-        table.to_csv(index=False, float_format="%.2f", lineterminator="\n"), encoding="utf-8"
-    )
-    partial.rename(path)
+    text = table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
+    with whole(config.root() / "figures" / f"{name}.csv") as file:
+        file.write(text.encode())

@@ -5,8 +5,10 @@ below data/raw/. The embedded default, `mnist5k`, is the 5,000 MNIST images that
 package; torchvision downloads the paper's data sets and checks their checksums.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.error import URLError
 
@@ -18,6 +20,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from . import config
+from .files import whole
 
 
 def _embedded(images: np.ndarray, targets: np.ndarray, folder: Path, data: config.Data) -> None:
@@ -32,10 +35,8 @@ def _embedded(images: np.ndarray, targets: np.ndarray, folder: Path, data: confi
     )
     arrays = {"train_images": images[train], "train_targets": targets[train]}
     arrays |= {"test_images": images[test], "test_targets": targets[test]}
-    partial = folder / "images.npz.partial"
-    with partial.open("wb") as file:
+    with whole(folder / "images.npz") as file:
         np.savez(file, **arrays)  # uncompressed: the bytes do not depend on a zlib version
-    partial.rename(folder / "images.npz")
 
 
 def _write_mnist5k(folder: Path, data: config.Data) -> None:
@@ -200,6 +201,17 @@ def spec(name: str) -> Spec:
 def folder_of(name: str) -> Path:
     """Where the data set called `name` lies: data/raw/NAME."""
     return config.root() / "data" / "raw" / name
+
+
+@lru_cache
+def _digest(path: Path, written: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def version(name: str) -> str:
+    """What the name of an embedded data set does not say: how params.yaml has had it split."""
+    path = folder_of(name) / "images.npz"
+    return _digest(path, path.stat().st_mtime_ns) if path.is_file() else ""
 
 
 def fetch(data: config.Data) -> None:

@@ -8,8 +8,9 @@ import gymnasium
 import numpy as np
 from torch import nn
 
+from .bank import Extremes, Observation
 from .metrics import METRICS, Batch
-from .panning import Extremes, Observation, Panning, calibrate
+from .panning import Panning, calibrate
 
 
 class Reward(NamedTuple):

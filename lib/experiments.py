@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import config, masks
+from . import config, datasets, masks
 from .agent import AgentPolicy, train_agent
 from .data import ImageSet, load_data, scoring_batches
 from .environment import PanningEnv, rollout
@@ -20,15 +20,19 @@ from .grid import digest
 from .methods import METHODS, pan
 from .metrics import Batch
 from .models import build_model
-from .panning import constant_policy, random_policy, staged_policy
+from .policies import constant_policy, random_policy, staged_policy
 from .training import evaluate, train
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, device: str) -> tuple[ImageSet, ImageSet]:
+def _kept(name: str, device: str, version: str) -> tuple[ImageSet, ImageSet]:
     where = config.resolve_device(device)
     train_set, test_set = load_data(name)
     return train_set.to(where), test_set.to(where)
+
+
+def _load(name: str, device: str) -> tuple[ImageSet, ImageSet]:
+    return _kept(name, device, datasets.version(name))
 
 
 def make_network(

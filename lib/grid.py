@@ -18,9 +18,10 @@ from typing import Any
 
 import joblib
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from . import config
+from . import config, datasets
+from .files import whole
 
 Cell = Mapping[str, Any]
 
@@ -68,13 +69,15 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {type(value).__name__: asdict(value)}
     if isinstance(value, torch.Tensor):
-        return hashlib.sha256(value.cpu().numpy().tobytes()).hexdigest()
+        data = hashlib.sha256(value.cpu().numpy().tobytes()).hexdigest()
+        return [str(value.dtype), list(value.shape), data]
     raise TypeError(f"a cell's parameters must be plain values, got {value!r}")
 
 
 def digest(function: Callable, cell: Cell) -> str:
-    """A name for the result of `function(**cell)`: parameters and code both count."""
-    text = json.dumps(cell, sort_keys=True, default=_plain)
+    """A name for the result of `function(**cell)`: parameters, code and images all count."""
+    images = datasets.version(cell["data"]) if "data" in cell else ""
+    text = json.dumps([cell, images], sort_keys=True, default=_plain)
     key = hashlib.sha256(f"{_fingerprint(function.__module__)} {text}".encode())
     return key.hexdigest()[:32]
 
@@ -98,10 +101,8 @@ def _read(path: Path) -> Any:
 def _compute(function: Callable, cell: Cell, path: Path) -> Any:
     config.setup()
     result = function(**cell)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    torch.save(result, partial)
-    partial.rename(path)
+    with whole(path) as file:
+        torch.save(result, file)
     return result
 
 
@@ -139,7 +140,7 @@ def run_grid(
     count = min(compute.workers or joblib.cpu_count(), max(1, len(todo)))
     jobs = (joblib.delayed(_compute)(function, unique[path], path) for path in todo)
     parallel = joblib.Parallel(n_jobs=count, return_as="generator", batch_size=1)
-    with tqdm(total=len(unique), initial=len(results), desc=description, unit="cell") as bar:
+    with tqdm(total=len(unique), initial=len(results), desc=description, mininterval=2) as bar:
         for path, result in zip(todo, parallel(jobs), strict=True):
             results[path] = result
             bar.update()

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from .bank import Extremes
 from .metrics import Batch
-from .panning import Extremes, Panning, PanResult, calibrate, constant_policy, staged_policy
+from .panning import Panning, PanResult, calibrate
+from .policies import constant_policy, staged_policy
 
 
 @dataclass(frozen=True)

@@ -1,209 +1,30 @@
 """The Panning process: prune a little, let removed weights return, and do it again.
 
 `Panning` is one run of the loop on one network, advanced by `step(p)`; who chooses p is no concern
-of it. A policy is any callable `state -> p`: the authors' hand-made table, a constant, noise, or a
-trained agent.
+of it, and it knows nothing of reinforcement learning.
 """
 
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import masks as masking
 from . import metrics
+from .bank import Extremes, Observation, ScoreBank
 from .metrics import METRICS, Batch
-from .models import flatten, prunable, unflatten
+from .models import flatten, unflatten
+from .policies import P, check_p, constant_policy, random_policy, staged_policy, targets
 
-P = tuple[float, float, float]
-
-# The seven numbers of a state, in their order: 𝒩(L), 𝒩(ΔL), 𝒩(L_s), 𝒩(ΔL_s), next target
-# sparsity, effective sparsity reached, t / T.
-LOSS, GRAD, LOSS_SPARSE, GRAD_SPARSE, TARGET, EFFECTIVE, TIME = range(7)
-
-# The hand-made policy: p for (SynFlow, SNIP, GraSP), by the target sparsity of the iteration.
-STAGES = (
-    (0.8, 0.2, 0.5, 0.3),
-    (0.9, 0.2, 0.4, 0.4),
-    (0.98, 0.2, 0.3, 0.5),
-    (0.99, 0.4, 0.2, 0.4),
-    (1.0, 0.5, 0.0, 0.5),
-)
-
-
-# --- schedules -------------------------------------------------------------------------------
-
-
-SCHEDULES: dict[str, Callable[[float, float], float]] = {
-    "exponential": lambda rho, time: 1 - (1 - rho) ** time,
-    "linear": lambda rho, time: rho * time,
-    "cosine": lambda rho, time: rho * (1 - math.cos(math.pi * time)) / 2,
-}
-
-
-def targets(sparsity: float, steps: int, schedule: str = "exponential") -> list[float]:
-    """The target sparsity ρ_t of each iteration t = 1..T; the last one is `sparsity` itself."""
-    masking.kept_count(1, sparsity)  # says what is wrong with a sparsity outside [0, 1)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-    shape = SCHEDULES[schedule]
-    return [shape(sparsity, t / steps) for t in range(1, steps)] + [sparsity]
-
-
-# --- policies --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy that says whether it looks at the losses, which cost a forward and backward pass."""
-
-    choose: Callable[[np.ndarray], Sequence[float]]
-    needs_loss: bool = False
-
-    def __call__(self, state: np.ndarray) -> Sequence[float]:
-        """The weights p for (SynFlow, SNIP, GraSP), from a state (7,) in float64."""
-        return self.choose(state)
-
-
-def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
-    """The hand-made policy: rows (edge, p₁, p₂, p₃), the first with ρ_t ≤ edge + 10⁻⁶ holds."""
-    stages = tuple(tuple(row) for row in stages)
-    edges = [row[0] for row in stages]
-    if not stages or edges != sorted(edges) or edges[-1] < 1 or {len(row) for row in stages} != {4}:
-        raise ValueError(f"stages must be rows (edge, p1, p2, p3), edges rising to 1; got {stages}")
-    return Policy(lambda state: next(r[1:] for r in stages if state[TARGET] <= r[0] + 1e-6))
-
-
-def constant_policy(p: Sequence[float]) -> Policy:
-    """The same p at every iteration."""
-    p = check_p(p)
-    return Policy(lambda state: p)
-
-
-def random_policy(seed: int = 0) -> Policy:
-    """Fresh p, uniform in [0, 1]³, at every iteration: the control of a learned policy."""
-    generator = np.random.default_rng(seed)
-    return Policy(lambda state: tuple(generator.random(3)))
-
-
-def check_p(p: Sequence[float]) -> P:
-    """`p` as three floats in [0, 1], or a ValueError."""
-    values = tuple(float(value) for value in p)
-    if len(values) != 3 or not all(0 <= value <= 1 for value in values):
-        raise ValueError(f"p must be three weights in [0, 1], for {', '.join(METRICS)}; got {p}")
-    return values
-
-
-# --- what the process sees -------------------------------------------------------------------
-
-
-class Observation(NamedTuple):
-    """Loss and squared gradient norm, at temperature 1, of the dense and of the sparse network."""
-
-    loss: float
-    grad_norm_sq: float
-    loss_sparse: float
-    grad_norm_sq_sparse: float
-
-
-@dataclass(frozen=True)
-class Extremes:
-    """The frozen range of 𝒩(·), min-max scaling, for L and L_s and for ΔL and ΔL_s."""
-
-    loss: tuple[float, float]
-    grad_norm_sq: tuple[float, float]
-
-    def scale(self, observed: Observation) -> tuple[float, float, float, float]:
-        """𝒩 of the four quantities: in [0, 1], and 0 where a range is empty."""
-
-        def scaled(value: float, low: float, high: float) -> float:
-            return min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
-
-        return (
-            scaled(observed.loss, *self.loss),
-            scaled(observed.grad_norm_sq, *self.grad_norm_sq),
-            scaled(observed.loss_sparse, *self.loss),
-            scaled(observed.grad_norm_sq_sparse, *self.grad_norm_sq),
-        )
-
-
-class ScoreBank:
-    """A private copy of the network, its scoring batches, and what they say of the dense network.
-
-    The dense scores depend on the batch alone: each batch's are computed when first asked for and
-    kept, so that T iterations cost `len(batches)` double backward passes.
-    """
-
-    def __init__(self, model: nn.Module, batches: Iterable[Batch], score: str, temperature: float):
-        if score not in SCORES:
-            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-        prunable(model)  # says what is wrong with a model that cannot be copied: a pruned one
-        self.model = copy.deepcopy(model)
-        self.weights = prunable(self.model)
-        device = next(iter(self.weights.values())).device
-        self.batches = [(x.to(device), y.to(device)) for x, y in batches]
-        sizes = [len(y) for _, y in self.batches]
-        if not sizes or not all(sizes):
-            raise ValueError(
-                "batches must hold at least one (inputs, targets) pair, and samples in each; "
-                f"got pairs of {sizes} samples"
-            )
-        self.total = sum(w.numel() for w in self.weights.values())
-        self.temperature = temperature
-        self._prepare = SCORES[score]
-        self._absolute: dict[str, Tensor] | None = None
-        self._scores: dict[int, dict[str, Tensor]] = {}
-        self._observed: dict[int, tuple[float, float]] = {}
-
-    def synflow(self, mask: Tensor) -> Tensor:
-        """SynFlow's prepared scores (N,) of the masked network."""
-        self._absolute = self._absolute or metrics.absolute_state(self.model)
-        return self._prepare(metrics.synflow(self.model, mask, self.batches[0], self._absolute))
-
-    def dense(self, index: int) -> dict[str, Tensor]:
-        """SNIP's and GraSP's prepared scores (N,) of the dense network on one batch."""
-        if index not in self._scores:
-            batch = self.batches[index]
-            both = metrics.snip_and_grasp(self.model, None, batch, self.temperature)
-            self._scores[index] = dict(zip(METRICS[1:], map(self._prepare, both), strict=True))
-        return self._scores[index]
-
-    def masked(self, name: str, index: int, mask: Tensor) -> Tensor:
-        """One data-driven metric's prepared scores (N,) of the masked network on one batch."""
-        metric = {"snip": metrics.snip, "grasp": metrics.grasp}[name]
-        return self._prepare(metric(self.model, mask, self.batches[index], self.temperature))
-
-    def observe(self, index: int, mask: Tensor | None) -> tuple[float, float]:
-        """(L, ΔL) at temperature 1 on one batch: logits / 200 leave nothing but rounding noise."""
-        if mask is None and index in self._observed:
-            return self._observed[index]
-        loss, gradients = metrics.loss_and_gradient(self.model, mask, self.batches[index], 1.0)
-        out = loss.item(), metrics.grad_norm_sq(gradients, mask).item()
-        if mask is None:
-            self._observed[index] = out
-        return out
-
-
-SCORES: dict[str, Callable[[Tensor], Tensor]] = {
-    "normalised": metrics.normalise,
-    "absolute": torch.abs,
-    "signed": lambda scores: scores,
-}
 GRADIENTS = ("dense", "masked")
 FUSIONS = ("sum", "product")
 CONTROLS = ("magnitude", "random", "erk")
-
-
-# --- the process -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

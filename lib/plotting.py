@@ -19,6 +19,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from . import config
+from .files import whole
 from .results import interval, paired, summary
 
 
@@ -86,13 +87,11 @@ def _width() -> float:
 
 def save(figure: Figure, name: str) -> list[Path]:
     """Write figures/NAME.svg and .png, without a date, each whole or not at all."""
-    folder = config.root() / "figures"
-    folder.mkdir(exist_ok=True)
     written = []
     for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-        partial = folder / f"{name}.partial"
-        figure.savefig(partial, format=kind, metadata=metadata)
-        written.append(partial.rename(folder / f"{name}.{kind}"))
+        written.append(config.root() / "figures" / f"{name}.{kind}")
+        with whole(written[-1]) as file:
+            figure.savefig(file, format=kind, metadata=metadata)
     return written
 
 
@@ -116,9 +115,10 @@ def _density_axis(ax: Axes, sparsities: Iterable[float]) -> None:
 
 
 def _curve(ax: Axes, x: np.ndarray, band: pd.DataFrame, look: Look) -> None:
-    """Means over seeds, and their confidence interval as a shade."""
+    """Means of percentages over seeds, and their confidence interval as a shade."""
     ax.plot(x, band["mean"], look.style, color=look.color, marker=look.marker, label=look.label)
-    ax.fill_between(x, band["low"], band["high"], color=look.color, alpha=0.15, linewidth=0)
+    low, high = band["low"].clip(0, 100), band["high"].clip(0, 100)
+    ax.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
 def _shade_note(confidence: float, n: int, what: str = "seeds") -> str:
@@ -136,7 +136,7 @@ def _accuracy_curves(
         _curve(ax, 1 - band["sparsity"].to_numpy(), band, LOOKS[method])
     dense = interval(table.loc[table["method"] == "dense", "accuracy"], confidence)
     ax.axhline(dense[0], color=LOOKS["dense"].color, linestyle="--", label="dense")
-    ax.axhspan(*dense[1:], color=LOOKS["dense"].color, alpha=0.15, linewidth=0)
+    ax.axhspan(*np.clip(dense[1:], 0, 100), color=LOOKS["dense"].color, alpha=0.15, linewidth=0)
     _density_axis(ax, sparse["sparsity"])
     ax.set_ylabel("test accuracy, last epoch (%)")
 
@@ -194,8 +194,10 @@ def metrics_overview(
         axes[1, 1].plot(
             part["layer"], 100 * part["density"], look.style, color=look.color, marker=look.marker
         )
-    axes[1, 1].set_yscale("log")
+    # A layer that a metric leaves empty has no place on a logarithmic axis: linear near 0.
+    axes[1, 1].set_yscale("symlog", linthresh=100 * densities["density"][lambda d: d > 0].min())
     axes[1, 1].set(
+        ylim=(0, None),
         ylabel="weights kept (%)",
         title=f"d  layer densities at {percent(densities['sparsity'].max())}",
     )
@@ -250,7 +252,9 @@ def comparison(table: pd.DataFrame, methods: Iterable[str], confidence: float) -
     )
     _accuracy_curves(left, table, methods, confidence)
     left.set_title(_shade_note(confidence, table["seed"].nunique()), color="0.4")
-    left.legend(loc="lower left", ncols=1)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=(len(methods) + 2) // 2
+    )
     others = [method for method in methods if method != "panning"]
     sparse = table[table["method"] != "dense"]
     sparse = sparse.assign(accuracy=100 * sparse["accuracy"])
@@ -373,7 +377,7 @@ def policy_returns(returns: pd.DataFrame, confidence: float) -> Figure:
         right.barh(place, means[term], left=start, color=color, label=label)
         start += means[term].to_numpy()
     right.set(xlabel="terms of the return", title="what it is made of")
-    right.legend()
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=4)
     return figure
 
 
@@ -467,7 +471,14 @@ def overview() -> Figure:
     arrow((62.4, 25), (65.6, 25), "", 0)
     arrow((79.4, 25), (82.6, 25), "", 0)
     arrow((90, 19.6), (90, 14.6), "", 0)
-    arrow((65.6, 10), (55, 19.6), "removed\nweights\ncompete again", -2.6)
+    arrow((65.6, 10), (55, 19.6), "", 0)
+    ax.text(
+        48,
+        10,
+        "removed\nweights\ncompete again",
+        va="center",
+        fontsize=mpl.rcParams["legend.fontsize"],
+    )
     arrow((26.4, 26), (45.6, 26), "action $a$\n$p_i=(a_i+1)/2$", 3.4)
     arrow((45.6, 15), (26.4, 15), "state $s_t$: 7 numbers", 1.6)
     arrow((45.6, 7), (26.4, 7), "reward $R_t$", 1.6)

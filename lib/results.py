@@ -1,7 +1,6 @@
 """Tables in and out of data/results/: sorted, of fixed precision, without dates.
 
-Two runs on one machine write the same bytes. A file is written whole and then renamed, so that a
-run which is killed leaves the old one or the new one.
+Two runs on one machine write the same bytes.
 """
 
 import json
@@ -15,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from . import config
+from .files import whole
 
 DIGITS = 6  # significant
 
@@ -22,13 +22,6 @@ DIGITS = 6  # significant
 def folder() -> Path:
     """data/results/ of the repository."""
     return config.root() / "data" / "results"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.rename(path)
 
 
 def write_table(name: str, rows: pd.DataFrame | Sequence[Mapping], keys: Sequence[str]) -> None:
@@ -43,7 +36,8 @@ def write_table(name: str, rows: pd.DataFrame | Sequence[Mapping], keys: Sequenc
     table = table[[*keys, *(c for c in table.columns if c not in keys)]]
     table = table.sort_values(list(keys), kind="stable")
     text = table.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
-    _write(folder() / f"{name}.csv", text)
+    with whole(folder() / f"{name}.csv") as file:
+        file.write(text.encode())
 
 
 def read_table(name: str, **select: Sequence) -> pd.DataFrame:
@@ -72,7 +66,8 @@ def write_scalars(name: str, values: Mapping[str, Any]) -> None:
         return value
 
     text = json.dumps(fixed(values), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    _write(folder() / f"{name}.json", text)
+    with whole(folder() / f"{name}.json") as file:
+        file.write(text.encode())
 
 
 def interval(values: Sequence[float], confidence: float) -> tuple[float, float, float]:

@@ -1,0 +1,110 @@
+"""What is known of one network: its scores on each batch, its losses, and their range.
+
+The `ScoreBank` is what makes Panning cheap: the metrics of the dense network are computed once for
+each scoring batch, and not once for each iteration.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import metrics
+from .metrics import METRICS, Batch
+from .models import prunable
+
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "normalised": metrics.normalise,
+    "absolute": torch.abs,
+    "signed": lambda scores: scores,
+}
+
+
+class Observation(NamedTuple):
+    """Loss and squared gradient norm, at temperature 1, of the dense and of the sparse network."""
+
+    loss: float
+    grad_norm_sq: float
+    loss_sparse: float
+    grad_norm_sq_sparse: float
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The frozen range of 𝒩(·), min-max scaling, for L and L_s and for ΔL and ΔL_s."""
+
+    loss: tuple[float, float]
+    grad_norm_sq: tuple[float, float]
+
+    def scale(self, observed: Observation) -> tuple[float, float, float, float]:
+        """𝒩 of the four quantities: in [0, 1], and 0 where a range is empty."""
+
+        def scaled(value: float, low: float, high: float) -> float:
+            return min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
+
+        return (
+            scaled(observed.loss, *self.loss),
+            scaled(observed.grad_norm_sq, *self.grad_norm_sq),
+            scaled(observed.loss_sparse, *self.loss),
+            scaled(observed.grad_norm_sq_sparse, *self.grad_norm_sq),
+        )
+
+
+class ScoreBank:
+    """A private copy of the network, its scoring batches, and what they say of the dense network.
+
+    The dense scores depend on the batch alone: each batch's are computed when first asked for and
+    kept, so that T iterations cost `len(batches)` double backward passes.
+    """
+
+    def __init__(self, model: nn.Module, batches: Iterable[Batch], score: str, temperature: float):
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        prunable(model)  # says what is wrong with a model that cannot be copied: a pruned one
+        self.model = copy.deepcopy(model)
+        self.weights = prunable(self.model)
+        device = next(iter(self.weights.values())).device
+        self.batches = [(x.to(device), y.to(device)) for x, y in batches]
+        sizes = [len(y) for _, y in self.batches]
+        if not sizes or not all(sizes):
+            raise ValueError(
+                "batches must hold at least one (inputs, targets) pair, and samples in each; "
+                f"got pairs of {sizes} samples"
+            )
+        self.total = sum(w.numel() for w in self.weights.values())
+        self.temperature = temperature
+        self._prepare = SCORES[score]
+        self._absolute: dict[str, Tensor] | None = None
+        self._scores: dict[int, dict[str, Tensor]] = {}
+        self._observed: dict[int, tuple[float, float]] = {}
+
+    def synflow(self, mask: Tensor) -> Tensor:
+        """SynFlow's prepared scores (N,) of the masked network."""
+        self._absolute = self._absolute or metrics.absolute_state(self.model)
+        return self._prepare(metrics.synflow(self.model, mask, self.batches[0], self._absolute))
+
+    def dense(self, index: int) -> dict[str, Tensor]:
+        """SNIP's and GraSP's prepared scores (N,) of the dense network on one batch."""
+        if index not in self._scores:
+            batch = self.batches[index]
+            both = metrics.snip_and_grasp(self.model, None, batch, self.temperature)
+            self._scores[index] = dict(zip(METRICS[1:], map(self._prepare, both), strict=True))
+        return self._scores[index]
+
+    def masked(self, name: str, index: int, mask: Tensor) -> Tensor:
+        """One data-driven metric's prepared scores (N,) of the masked network on one batch."""
+        metric = {"snip": metrics.snip, "grasp": metrics.grasp}[name]
+        return self._prepare(metric(self.model, mask, self.batches[index], self.temperature))
+
+    def observe(self, index: int, mask: Tensor | None) -> tuple[float, float]:
+        """(L, ΔL) at temperature 1 on one batch: logits / 200 leave nothing but rounding noise."""
+        if mask is None and index in self._observed:
+            return self._observed[index]
+        loss, gradients = metrics.loss_and_gradient(self.model, mask, self.batches[index], 1.0)
+        out = loss.item(), metrics.grad_norm_sq(gradients, mask).item()
+        if mask is None:
+            self._observed[index] = out
+        return out

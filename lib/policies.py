@@ -1,0 +1,94 @@
+"""How the target sparsity grows, and who chooses p: schedules and policies.
+
+A policy is any callable `state -> p`: the authors' hand-made table, a constant, noise, or a trained
+agent.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .masks import kept_count
+from .metrics import METRICS
+
+P = tuple[float, float, float]
+
+# The seven numbers of a state, in their order: 𝒩(L), 𝒩(ΔL), 𝒩(L_s), 𝒩(ΔL_s), next target
+# sparsity, effective sparsity reached, t / T.
+LOSS, GRAD, LOSS_SPARSE, GRAD_SPARSE, TARGET, EFFECTIVE, TIME = range(7)
+
+# The hand-made policy: p for (SynFlow, SNIP, GraSP), by the target sparsity of the iteration.
+STAGES = (
+    (0.8, 0.2, 0.5, 0.3),
+    (0.9, 0.2, 0.4, 0.4),
+    (0.98, 0.2, 0.3, 0.5),
+    (0.99, 0.4, 0.2, 0.4),
+    (1.0, 0.5, 0.0, 0.5),
+)
+
+
+# --- schedules -------------------------------------------------------------------------------
+
+
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "exponential": lambda rho, time: 1 - (1 - rho) ** time,
+    "linear": lambda rho, time: rho * time,
+    "cosine": lambda rho, time: rho * (1 - math.cos(math.pi * time)) / 2,
+}
+
+
+def targets(sparsity: float, steps: int, schedule: str = "exponential") -> list[float]:
+    """The target sparsity ρ_t of each iteration t = 1..T; the last one is `sparsity` itself."""
+    kept_count(1, sparsity)  # says what is wrong with a sparsity outside [0, 1)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    shape = SCHEDULES[schedule]
+    return [shape(sparsity, t / steps) for t in range(1, steps)] + [sparsity]
+
+
+# --- policies --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy that says whether it looks at the losses, which cost a forward and backward pass."""
+
+    choose: Callable[[np.ndarray], Sequence[float]]
+    needs_loss: bool = False
+
+    def __call__(self, state: np.ndarray) -> Sequence[float]:
+        """The weights p for (SynFlow, SNIP, GraSP), from a state (7,) in float64."""
+        return self.choose(state)
+
+
+def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
+    """The hand-made policy: rows (edge, p₁, p₂, p₃), the first with ρ_t ≤ edge + 10⁻⁶ holds."""
+    stages = tuple(tuple(row) for row in stages)
+    edges = [row[0] for row in stages]
+    if not stages or edges != sorted(edges) or edges[-1] < 1 or {len(row) for row in stages} != {4}:
+        raise ValueError(f"stages must be rows (edge, p1, p2, p3), edges rising to 1; got {stages}")
+    return Policy(lambda state: next(r[1:] for r in stages if state[TARGET] <= r[0] + 1e-6))
+
+
+def constant_policy(p: Sequence[float]) -> Policy:
+    """The same p at every iteration."""
+    p = check_p(p)
+    return Policy(lambda state: p)
+
+
+def random_policy(seed: int = 0) -> Policy:
+    """Fresh p, uniform in [0, 1]³, at every iteration: the control of a learned policy."""
+    generator = np.random.default_rng(seed)
+    return Policy(lambda state: tuple(generator.random(3)))
+
+
+def check_p(p: Sequence[float]) -> P:
+    """`p` as three floats in [0, 1], or a ValueError."""
+    values = tuple(float(value) for value in p)
+    if len(values) != 3 or not all(0 <= value <= 1 for value in values):
+        raise ValueError(f"p must be three weights in [0, 1], for {', '.join(METRICS)}; got {p}")
+    return values

@@ -1,0 +1,66 @@
+"""Writes the results part of README.md from the committed tables, so that no number is typed.
+
+``python tools/readme.py`` after a rebuild; a test holds the two together.
+"""
+
+import csv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+START, END = "<!-- results: written by tools/readme.py -->", "<!-- end of results -->"
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Return the rows of figures/NAME.csv."""
+    with (ROOT / "figures" / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(table: list[dict[str, str]]) -> str:
+    """Return a table as Markdown, its first column as text and the others as numbers."""
+    head = list(table[0])
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *(list(row.values()) for row in table)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def claim(row: dict[str, str]) -> dict[str, str]:
+    """Return a row of the table of claims as README shows it."""
+    low, high = float(row["low"]), float(row["high"])
+    measured = f"{float(row['difference']):+.1f} {row['unit']} ({low:+.1f} to {high:+.1f})"
+    return {
+        "claim": row["claim"],
+        "statement": row["statement"],
+        "measured": measured,
+        "verdict": f"**{row['verdict']}**",
+    }
+
+
+def section() -> str:
+    """Return the results part of README.md, from the tables in figures/."""
+    claims = [claim(row) for row in rows("table_claims")]
+    return f"""{START}
+![Test accuracy over sparsity, and what Panning gains on each method](figures/comparison.png)
+
+Test accuracy (%) of the last epoch, LeNet-5 on 4,000 training and 1,000 test images, three paired
+seeds, mean ± half the 95 % *t*-interval:
+
+{markdown(rows("table_comparison"))}
+
+What became of the claims, on these data. The verdict follows from the interval by rule: the
+statement *holds* where all of it is above 0, is *contradicted* where all is below, and stays *open*
+where three seeds do not tell. [`05_figures`](notebooks/05_figures.ipynb) makes the table.
+
+{markdown(claims).replace("---:", "---")}
+{END}"""
+
+
+def main() -> None:
+    """Put the section into README.md."""
+    path = ROOT / "README.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    path.write_text(before + section() + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
