@@ -115,7 +115,7 @@ class _Progress(BaseCallback):
                 self.episodes.append(
                     {
                         "step": self.num_timesteps,
-                        "sparsity": info["sparsity"],
+                        "sparsity": info["final_target"],
                         "return": info["episode"]["r"],
                         "length": info["episode"]["l"],
                     }
@@ -138,8 +138,8 @@ def train_agent(
         env: The environment.
         settings: Hyper-parameters, and the number of steps.
         seed: Of everything: actor and critics, exploration, replay, targets.
-        checkpoints: A folder in which to keep the state at each seam. Training goes on from the
-            last one found there; the folder is removed at the end.
+        checkpoints: A folder in which to keep the state at the last seam. Training goes on from
+            there, or is found finished.
         log_folder: Where TensorBoard's logs go.
         progress: Whether to show a progress bar.
 
@@ -194,8 +194,6 @@ def train_agent(
             )
             if checkpoints:
                 _checkpoint(td3, episodes, checkpoints / f"seam-{segment + 1:04d}")
-    if checkpoints:
-        shutil.rmtree(checkpoints, ignore_errors=True)
     card = {
         "algorithm": "TD3",
         "seed": seed,
@@ -218,7 +216,8 @@ def _checkpoint(td3: TD3, episodes: list[dict[str, float]], folder: Path) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     td3.save(folder / "td3.zip")
     td3.save_replay_buffer(folder / "replay.pkl")
-    (folder / "episodes.json").write_text(json.dumps(episodes))
+    with whole(folder / "episodes.json") as file:
+        file.write(json.dumps(episodes).encode())
     for old in folder.parent.glob("seam-*"):
         if old.name < folder.name:
             shutil.rmtree(old)

@@ -19,10 +19,10 @@ import yaml
 
 @dataclass(frozen=True)
 class Compute:
-    """Where the work is done. None of it changes a result on one machine."""
+    """Where the work is done. The number of workers changes no result; another device may."""
 
     device: str  # "auto", "cpu", "cuda", "cuda:1", ...
-    workers: int  # processes, one torch thread each; 0: one for each core
+    workers: int  # processes, one torch thread each; 0: one for each core, or one on a GPU
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class Environment:
     sparsity: tuple[float, float]  # the range from which an episode draws its target
     alpha: float  # weight of |effective - target sparsity| in the reward
     grad_weight: float  # weight w of the gradient-norm term in the reward
+    calibration_steps: int  # iterations of the roll-outs that measure the range of the losses
 
 
 @dataclass(frozen=True)

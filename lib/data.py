@@ -171,5 +171,5 @@ def scoring_batches(
         inputs = torch.stack([torch.as_tensor(train_set[int(i)][0]) for i in index])
         if not torch.isfinite(inputs).all():
             raise ValueError("train_set: an image holds NaN or infinity; remove it and try again")
-        batches.append((inputs, targets[index].clone()))
+        batches.append((inputs, targets[index].to(inputs.device)))
     return batches

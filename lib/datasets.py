@@ -6,6 +6,7 @@ package; torchvision downloads the paper's data sets and checks their checksums.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -114,7 +115,12 @@ def _write_tiny(folder: Path, data: config.Data) -> None:
     try:
         if not check_integrity(str(archive), TINY_MD5):
             archive.unlink(missing_ok=True)
-        download_and_extract_archive(TINY_URL, str(folder), md5=TINY_MD5)
+        # Extracted beside its place, so that half an archive is never taken for the data set.
+        beside = folder / "extracted"
+        shutil.rmtree(beside, ignore_errors=True)
+        download_and_extract_archive(TINY_URL, str(folder), str(beside), md5=TINY_MD5)
+        (beside / "tiny-imagenet-200").rename(folder / "tiny-imagenet-200")
+        beside.rmdir()
     except (URLError, OSError, RuntimeError) as error:
         raise RuntimeError(
             f"Tiny-ImageNet could not be downloaded ({error}). Without a network, put this file "

@@ -70,6 +70,7 @@ class PanningEnv(gymnasium.Env):
         alpha: α of the reward.
         grad_weight: w of the reward.
         extremes: The range of 𝒩; by default measured on this network, see `calibrate`.
+        calibration_steps: Iterations of each roll-out that measures it.
         **settings: Further settings of `Panning`, such as `schedule`.
     """
 
@@ -85,6 +86,7 @@ class PanningEnv(gymnasium.Env):
         alpha: float = 100.0,
         grad_weight: float = 0.2,
         extremes: Extremes | None = None,
+        calibration_steps: int = 20,
         **settings: Any,
     ):
         low, high = sparsity if isinstance(sparsity, Sequence) else (sparsity, sparsity)
@@ -96,7 +98,9 @@ class PanningEnv(gymnasium.Env):
         single = 1 - 1 / self.panning.bank.total
         self.sparsity_range = (min(low, single), min(high, single))
         self.alpha, self.grad_weight = alpha, grad_weight
-        self.extremes = extremes or calibrate(self.panning, sorted({*self.sparsity_range}))
+        self.extremes = extremes or calibrate(
+            self.panning, sorted({*self.sparsity_range}), calibration_steps
+        )
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (7,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(METRICS),), np.float32)
 
@@ -145,7 +149,7 @@ class PanningEnv(gymnasium.Env):
     def _info(self) -> dict[str, Any]:
         process = self.panning
         return process.observe()._asdict() | {
-            "sparsity": process.sparsity,
+            "final_target": process.sparsity,
             "target_sparsity": process.targets[max(0, process.t - 1)],
             "effective_sparsity": process.effective_sparsity,
         }

@@ -4,6 +4,8 @@ Each function here is a cell for `grid.run_grid`: plain values in, plain values 
 random from a seed.
 """
 
+import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -16,10 +18,10 @@ from . import config, datasets, masks
 from .agent import AgentPolicy, train_agent
 from .data import ImageSet, load_data, scoring_batches
 from .environment import PanningEnv, rollout
-from .grid import digest
+from .grid import digest, outdated
 from .methods import METHODS, pan
 from .metrics import Batch
-from .models import build_model
+from .models import build_model, flatten, unflatten
 from .policies import constant_policy, random_policy, staged_policy
 from .training import evaluate, train
 
@@ -123,19 +125,19 @@ def prune_and_train(
             seed=seed,
             **(settings or {}),
         )
-        kept = result.masks
-        if shuffle:
-            kept = masks.shuffle_layers(kept, torch.Generator().manual_seed(seed))
-        flat = masks.flatten(kept)
-        effective = masks.effective_mask(model, flat, batches[0][0])
-        kept = masks.unflatten(effective, kept)
-        found["sparsity_reached"] = masks.sparsity(flat)
-        found["effective_sparsity"] = masks.sparsity(effective)
+        kept = result.effective
+        if shuffle:  # other places in the same layers, and so other paths
+            shuffled = masks.shuffle_layers(result.masks, torch.Generator().manual_seed(seed))
+            effective = masks.effective_mask(model, flatten(shuffled), batches[0][0])
+            kept = unflatten(effective, shuffled)
+        found["sparsity_reached"] = result.sparsity
+        found["effective_sparsity"] = masks.sparsity(flatten(kept))
         found["reactivated"] = int(result.history["reactivated"].sum())
     losses = train(model, train_set, training, kept, seed)
     accuracy, loss = evaluate(model, test_set)
-    # An epoch's loss that is still ln(classes) says that training has not left its plateau.
-    return found | {"accuracy": accuracy, "test_loss": loss, "train_loss": losses[-1]}
+    found |= {"accuracy": accuracy, "test_loss": loss, "train_loss": losses[-1]}
+    # A sparse network starts on a plateau at ln(classes). One that is there still was not trained.
+    return found | {"left_plateau": losses[-1] < 0.95 * math.log(train_set.num_classes)}
 
 
 def make_environment(
@@ -158,6 +160,7 @@ def make_environment(
         environment.sparsity,
         alpha=environment.alpha,
         grad_weight=environment.grad_weight,
+        calibration_steps=environment.calibration_steps,
         temperature=scoring.temperature,
         **(settings or {}),
     )
@@ -182,11 +185,14 @@ def train_policy(
     env = make_environment(environment=environment, **place, **world)
     key = digest(train_policy, {"environment": environment, "agent": agent, "seed": seed, **world})
     cache = config.root() / ".cache"
+    checkpoints = cache / "agents" / key
+    if outdated(checkpoints):
+        shutil.rmtree(checkpoints)
     policy, episodes = train_agent(
         env,
         agent,
         seed,
-        checkpoints=cache / "agents" / key,
+        checkpoints=checkpoints,
         log_folder=cache / "tensorboard" / key,
     )
     card = policy.card | {
@@ -195,6 +201,7 @@ def train_policy(
         "width": environment.width,
         "network_seed": environment.seed,
         "scoring": asdict(world["scoring"]),
+        "settings": world.get("settings") or {},
         "agent": asdict(agent),
     }
     return {"weights": policy.actor.state_dict(), "card": card, "episodes": episodes}

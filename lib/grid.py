@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from . import config, datasets
 from .files import whole
 
 Cell = Mapping[str, Any]
+
+# Packages that have a part in the numbers of a cell.
+COMPUTES = ("torch", "torchvision", "numpy", "stable-baselines3", "gymnasium")
 
 
 def closure(module: str) -> set[Path]:
@@ -58,8 +62,9 @@ def _code(path: Path) -> str:
 
 @lru_cache
 def _fingerprint(module: str) -> str:
-    """A digest of the code that computes a cell, and of the torch that it runs on."""
-    digest = hashlib.sha256(f"{torch.__version__} {sys.version_info[:2]}".encode())
+    """A digest of the code that computes a cell, and of the packages that it runs on."""
+    versions = {name: metadata.version(name) for name in COMPUTES}
+    digest = hashlib.sha256(f"{versions} {sys.version_info[:2]}".encode())
     for path in sorted(closure(module)):
         digest.update(f"{path.name} {_code(path)}".encode())
     return digest.hexdigest()
@@ -75,9 +80,10 @@ def _plain(value: Any) -> Any:
 
 
 def digest(function: Callable, cell: Cell) -> str:
-    """A name for the result of `function(**cell)`: parameters, code and images all count."""
+    """A name for the result of `function(**cell)`: parameters, code, images and device count."""
     images = datasets.version(cell["data"]) if "data" in cell else ""
-    text = json.dumps([cell, images], sort_keys=True, default=_plain)
+    where = str(config.resolve_device(cell["device"])) if "device" in cell else ""
+    text = json.dumps([cell, images, where], sort_keys=True, default=_plain)
     key = hashlib.sha256(f"{_fingerprint(function.__module__)} {text}".encode())
     return key.hexdigest()[:32]
 
@@ -106,8 +112,8 @@ def _compute(function: Callable, cell: Cell, path: Path) -> Any:
     return result
 
 
-def _outdated(path: Path) -> bool:
-    """Whether a rebuild is under way, and began after this cell was kept."""
+def outdated(path: Path) -> bool:
+    """Whether a rebuild is under way, and began after this file or folder was written."""
     started = float(os.environ.get("PANNING_REBUILD", 0))
     return path.exists() and path.stat().st_mtime < started
 
@@ -134,10 +140,12 @@ def run_grid(
     unique = dict(zip(paths, cells, strict=True))
     results = {}
     for path in unique:
-        if not _outdated(path) and (result := _read(path)) is not None:
+        if not outdated(path) and (result := _read(path)) is not None:
             results[path] = result
     todo = [path for path in unique if path not in results]
-    count = min(compute.workers or joblib.cpu_count(), max(1, len(todo)))
+    # Processes that share one GPU are in each other's way.
+    on_gpu = config.resolve_device(compute.device).type == "cuda"
+    count = min(compute.workers or (1 if on_gpu else joblib.cpu_count()), max(1, len(todo)))
     jobs = (joblib.delayed(_compute)(function, unique[path], path) for path in todo)
     parallel = joblib.Parallel(n_jobs=count, return_as="generator", batch_size=1)
     with tqdm(total=len(unique), initial=len(results), desc=description, mininterval=2) as bar:

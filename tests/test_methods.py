@@ -1,0 +1,381 @@
+"""Each method of the comparison, against a network small enough to compute by hand."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lib import metrics
+from lib.bank import Extremes
+from lib.masks import apply_masks, erk_counts, kept_count
+from lib.methods import METHODS, pan
+from lib.models import flatten, prunable
+from lib.panning import Panning as Process
+from lib.panning import calibrate
+from lib.policies import Policy, constant_policy, staged_policy
+
+WITHOUT_AGENT = [method for method in METHODS if method != "rlpanning"]
+ONE_SHOT = ("random", "erk", "magnitude", "snip", "grasp")
+Scores = Callable[["ByHand", np.ndarray], np.ndarray]
+
+
+class ByHand:
+    """A rectified network without biases, in numpy: the formulas of the three metrics written out.
+
+    `theta` and all scores are flat, over the three matrices (out, in) one after the other.
+    """
+
+    shapes = ((5, 4), (4, 5), (3, 4))
+
+    def __init__(self, seed: int):
+        rng = np.random.default_rng(seed)
+        self.theta = rng.normal(size=sum(a * b for a, b in self.shapes))
+        self.x, self.y = rng.normal(size=(6, 4)), np.arange(6) % 3
+
+    def matrices(self, flat: np.ndarray) -> list[np.ndarray]:
+        ends = np.cumsum([a * b for a, b in self.shapes])[:-1]
+        return [w.reshape(s) for w, s in zip(np.split(flat, ends), self.shapes, strict=True)]
+
+    def gradient(self, theta: np.ndarray) -> np.ndarray:
+        """Of the mean cross-entropy of logits / 200, by the chain rule."""
+        w1, w2, w3 = self.matrices(theta)
+        h1 = np.maximum(self.x @ w1.T, 0)
+        h2 = np.maximum(h1 @ w2.T, 0)
+        odds = np.exp(h2 @ w3.T / 200)
+        error = (odds / odds.sum(1, keepdims=True) - np.eye(3)[self.y]) / 200 / len(self.y)
+        d2 = error @ w3 * (h2 > 0)
+        d1 = d2 @ w2 * (h1 > 0)
+        return np.concatenate([(d.T @ h).ravel() for d, h in ((d1, self.x), (d2, h1), (error, h2))])
+
+    def snip(self, mask: np.ndarray) -> np.ndarray:
+        return np.abs(self.theta * self.gradient(self.theta * mask))
+
+    def grasp(self, mask: np.ndarray) -> np.ndarray:
+        """θ ⊙ Hg, the Hessian-vector product as a difference of gradients along g."""
+        step = 1e-4 * self.gradient(self.theta) / np.linalg.norm(self.gradient(self.theta))
+        return self.theta * (self.gradient(self.theta + step) - self.gradient(self.theta - step))
+
+    def synflow(self, mask: np.ndarray) -> np.ndarray:
+        """Each |weight| times the paths that lead to it times the paths that lead on from it.
+
+        None leads on from a unit that nothing feeds: the slope of a rectifier at 0 is 0.
+        """
+        w1, w2, w3 = self.matrices(np.abs(self.theta) * mask)
+        h1 = w1 @ np.ones(4)
+        h2 = w2 @ h1
+        d2 = np.ones(3) @ w3 * (h2 > 0)
+        d1 = d2 @ w2 * (h1 > 0)
+        factors = ((d1, np.ones(4)), (d2, h1), (np.ones(3), h2))
+        paths = [np.outer(onward, into).ravel() for onward, into in factors]
+        return np.abs(self.theta) * np.concatenate(paths)
+
+    def magnitude(self, mask: np.ndarray) -> np.ndarray:
+        return np.abs(self.theta)
+
+    def panning(self, mask: np.ndarray) -> np.ndarray:
+        """With p = (1, .5, .2)."""
+        dense = np.ones_like(mask)
+        signed = (  # the sign is what the normalisation takes away, but after the mean
+            self.synflow(mask) * np.sign(self.theta),
+            self.theta * self.gradient(self.theta),
+            self.grasp(dense),
+        )
+        z = [np.abs(s - s.mean()) / s.std(ddof=1) for s in signed]
+        return z[0] + 0.5 * z[1] + 0.2 * z[2]
+
+    def mask(self, scores: Scores, sparsity: float, steps: int, returning: bool) -> np.ndarray:
+        mask = np.ones(len(self.theta), dtype=bool)
+        for t in range(1, steps + 1):
+            kept = max(1, int(len(mask) * (1 - sparsity) ** (t / steps) + 1e-6))
+            values = scores(self, mask)
+            order = np.argsort(
+                -values if returning else np.where(mask, -values, np.inf), stable=True
+            )
+            mask = np.isin(np.arange(len(mask)), order[:kept])
+        return mask
+
+    @property
+    def model(self) -> nn.Module:
+        layers = [nn.Linear(i, o, bias=False) for o, i in self.shapes]
+        for layer, matrix in zip(layers, self.matrices(self.theta), strict=True):
+            layer.weight.data = torch.from_numpy(matrix)
+        return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+
+    @property
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        return [(torch.from_numpy(self.x), torch.from_numpy(self.y))]
+
+
+TABLE: dict[str, tuple[Scores, int, bool]] = {
+    "magnitude": (ByHand.magnitude, 1, False),
+    "snip": (ByHand.snip, 1, False),
+    "grasp": (ByHand.grasp, 1, False),
+    "synflow": (ByHand.synflow, 100, False),
+    "iterative_snip": (ByHand.snip, 100, False),
+    "force": (ByHand.snip, 100, True),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sparsity", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("method", TABLE)
+def test_a_method_keeps_what_a_computation_by_hand_keeps(method, sparsity, seed) -> None:
+    hand = ByHand(seed)
+    expected = hand.mask(TABLE[method][0], sparsity, *TABLE[method][1:])
+    result = pan(hand.model, hand.batches, sparsity, method=method)
+    assert flatten(result.masks).tolist() == expected.tolist()
+    assert len(result.history) == TABLE[method][1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("sparsity", "steps"), [(0.5, 20), (0.8, 20), (0.9, 10)])
+@pytest.mark.parametrize(
+    ("method", "returning"), [("panning", True), ("rlpanning", True), ("iterative_fused", False)]
+)
+def test_panning_keeps_what_a_computation_by_hand_keeps(
+    method: str, returning: bool, sparsity: float, steps: int, seed: int
+) -> None:
+    hand, policy = ByHand(seed), constant_policy((1, 0.5, 0.2))
+    result = pan(hand.model, hand.batches, sparsity, steps, policy, method)
+    expected = hand.mask(ByHand.panning, sparsity, steps, returning)
+    assert flatten(result.masks).tolist() == expected.tolist()
+
+
+def test_the_computations_by_hand_tell_the_methods_apart() -> None:
+    """Or agreeing with them would mean little."""
+    hands = [ByHand(seed) for seed in range(3)]
+    table = TABLE | {
+        "grasp by absolute value": (lambda *a: np.abs(ByHand.grasp(*a)), 1, False),
+        "panning": (ByHand.panning, 10, True),
+        "iterative fused": (ByHand.panning, 10, False),
+    }
+    found = {
+        np.concatenate([hand.mask(scores, 0.9, *rest) for hand in hands]).tobytes()
+        for scores, *rest in table.values()
+    }
+    assert len(found) == len(table)
+
+
+def test_grasp_keeps_the_largest_signed_scores(network, batches) -> None:
+    scores = metrics.grasp(network, None, batches[0])
+    kept = flatten(pan(network, batches, 0.7, method="grasp").masks)
+    assert scores[kept].min() >= scores[~kept].max()  # equal where both are 0
+    assert scores[~kept].abs().max() > scores[kept].abs().min()
+
+
+MASKS = [
+    *("panning:0.5:10", "panning:0.9:10", "panning:0.9:50", "panning:0.97:50"),
+    *("synflow:0.5:10", "synflow:0.9:10", "synflow:0.9:50", "synflow:0.97:50"),
+    *("snip:0.5:1", "snip:0.9:1", "grasp_abs:0.5:1", "grasp_abs:0.9:1"),
+]
+
+
+@pytest.mark.parametrize("key", MASKS)
+def test_masks_are_those_of_the_authors_program_bit_for_bit(reference, key: str) -> None:
+    method, sparsity, steps = key.split(":")
+    settings = {"score": "absolute"} if method == "grasp_abs" else {}
+    method = method.removesuffix("_abs")
+    result = pan(
+        *(reference.model, reference.batches, float(sparsity), int(steps)),
+        **{"method": method, **settings},
+    )
+    expected = np.unpackbits(reference.data[f"mask:{key}"])[: reference.total].astype(bool)
+    assert expected.sum() == kept_count(reference.total, float(sparsity))
+    assert np.array_equal(flatten(result.masks).numpy(), expected)
+
+
+def test_no_mask_of_the_authors_program_is_left_out(reference) -> None:
+    assert {f"mask:{key}" for key in MASKS} == {k for k in reference.data if k.startswith("mask:")}
+
+
+# --- what holds for every method -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_repeated_to_the_last_byte(network, batches, method: str) -> None:
+    policy = constant_policy((0.3, 0.5, 0.2)) if method == "rlpanning" else None
+    steps = None if method in ONE_SHOT else 5
+    one, again = (pan(network, batches, 0.9, steps, policy, method) for _ in range(2))
+    assert flatten(one.masks).numpy().tobytes() == flatten(again.masks).numpy().tobytes()
+    assert flatten(one.effective).numpy().tobytes() == flatten(again.effective).numpy().tobytes()
+    assert one.history.to_csv() == again.history.to_csv()
+
+
+@pytest.mark.parametrize("method", WITHOUT_AGENT)
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.99])
+def test_a_method_keeps_exactly_the_right_number(network, batches, method, sparsity) -> None:
+    result = pan(network, batches, sparsity, None if method in ONE_SHOT else 4, method=method)
+    kept, effective = flatten(result.masks), flatten(result.effective)
+    assert kept.sum() == kept_count(len(kept), sparsity)
+    assert not (effective & ~kept).any()
+    assert (result.history["sparsity"].iloc[-1], len(result.history)) == (
+        result.sparsity,
+        1 if method in ONE_SHOT else 4,
+    )
+    model = apply_masks(network, result.effective)
+    assert model(batches[0][0]).isfinite().all()
+
+
+@pytest.mark.parametrize("method", WITHOUT_AGENT)
+def test_a_callers_model_is_left_as_it_was(busy, batches, unchanged, method: str) -> None:
+    with unchanged(busy):
+        pan(busy, batches, 0.9, 2, method=method)
+
+
+def test_panning_is_staged_unless_a_policy_is_given(network, batches) -> None:
+    plain, staged, flat = (
+        pan(network, batches, 0.95, 6, policy)
+        for policy in (None, staged_policy(), constant_policy((1, 0, 0)))
+    )
+    pd.testing.assert_frame_equal(plain.history, staged.history)
+    assert torch.equal(flatten(plain.masks), flatten(staged.masks))
+    assert not torch.equal(flatten(plain.masks), flatten(flat.masks))
+
+
+def test_one_setting_of_a_method_can_be_changed(network, batches) -> None:
+    force = pan(network, batches, 0.9, 5, method="force")
+    changed = pan(network, batches, 0.9, 5, method="iterative_snip", reactivate=True)
+    assert torch.equal(flatten(force.masks), flatten(changed.masks))
+
+
+# --- controls ------------------------------------------------------------------------------------
+
+
+def test_the_magnitude_control_keeps_the_largest_weights(network, batches) -> None:
+    kept = flatten(pan(network, batches, 0.8, method="magnitude").masks)
+    size = flatten(prunable(network)).detach().abs()
+    assert size[kept].min() >= size[~kept].max()
+
+
+@pytest.mark.parametrize("method", ["random", "erk"])
+def test_a_random_control_depends_on_its_seed_alone(mlp, cnn, batches, method: str) -> None:
+    for network in (mlp, cnn):
+        one, again, other = (
+            flatten(pan(network, batches, 0.8, method=method, seed=seed).masks)
+            for seed in (0, 0, 1)
+        )
+        for parameter in network.parameters():
+            nn.init.normal_(parameter)  # moves torch's own generator, too
+        late = flatten(pan(network, batches[1:], 0.8, method=method, seed=0).masks)
+        assert torch.equal(one, again) and torch.equal(one, late)
+        assert not torch.equal(one, other)
+
+
+def test_the_random_control_is_uniform(mlp, batches) -> None:
+    """Over 200 seeds a weight is kept 100 times, give or take 7."""
+    kept = sum(
+        flatten(pan(mlp, batches, 0.5, method="random", seed=seed).masks).int()
+        for seed in range(200)
+    )
+    assert kept.min() > 100 - 5 * 7.1 and kept.max() < 100 + 5 * 7.1
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98])
+def test_the_erk_control_has_erks_layer_densities(network, batches, sparsity: float) -> None:
+    weights = prunable(network)
+    total = flatten(weights).numel()
+    found = [int(m.sum()) for m in pan(network, batches, sparsity, method="erk").masks.values()]
+    assert found == erk_counts(weights, kept_count(total, sparsity))
+
+
+# --- policies that look at the losses ------------------------------------------------------------
+
+
+def states_of(policy: Policy | Callable, *arguments, **settings) -> np.ndarray:
+    """The states that a run shows to a policy."""
+    seen = []
+
+    def look(state: np.ndarray) -> tuple[float, float, float]:
+        seen.append(state)
+        return policy(state)
+
+    if isinstance(policy, Policy):
+        pan(*arguments, policy=Policy(look, policy.needs_loss), **settings)
+    else:
+        pan(*arguments, policy=look, **settings)
+    return np.array(seen)
+
+
+def test_losses_are_measured_for_a_policy_unless_it_says_it_needs_none(mlp, batches) -> None:
+    arguments = (mlp, batches, 0.9, 3)
+    assert np.isnan(states_of(constant_policy((1, 0, 0)), *arguments)[:, :4]).all()
+    needing = states_of(Policy(lambda state: (1, 0, 0), needs_loss=True), *arguments)
+    plain = states_of(lambda state: (1, 0, 0), *arguments)
+    extremes = calibrate(Process(mlp, batches, 0.9, 3), (0.9,))
+    given = states_of(lambda state: (1, 0, 0), *arguments, extremes=extremes)
+    assert np.array_equal(needing, plain) and np.array_equal(plain, given)
+    assert ((0 <= plain) & (plain <= 1)).all()
+
+
+def test_extremes_that_are_given_are_used(mlp, batches) -> None:
+    extremes = Extremes((0.0, 1e9), (0.0, 1e9))
+    states = states_of(lambda state: (1, 0, 0), mlp, batches, 0.9, 3, extremes=extremes)
+    assert (states[:, :4] < 1e-6).all() and (states[:, 0] > 0).all()
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def shared(model: nn.Sequential) -> nn.Sequential:
+    tied = nn.Linear(8, 6)
+    tied.weight = model[3].weight
+    return nn.Sequential(*model, tied)
+
+
+def pruned(model: nn.Module) -> nn.Module:
+    return apply_masks(model, {"3.weight": torch.ones(6, 8)})
+
+
+def spoilt(model: nn.Module) -> nn.Module:
+    model[3].weight.data[2, 3] = float("nan")
+    return model
+
+
+def blind(batches: list) -> list:
+    return [(images * float("nan"), targets) for images, targets in batches]
+
+
+def emptied(batches: list) -> list:
+    return [*batches, (batches[0][0][:0], batches[0][1][:0])]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, b: {"method": "snap"}, "method must be one of .*snip.*got 'snap'"),
+        (lambda m, b: {"score": "loss"}, "score must be one of .*got 'loss'"),
+        (lambda m, b: {"sparsity": 1}, r"sparsity must be in \[0, 1\).*got 1"),
+        (lambda m, b: {"sparsity": -0.1}, r"sparsity must be in \[0, 1\).*got -0.1"),
+        (lambda m, b: {"steps": 0}, "steps must be at least 1, got 0"),
+        (lambda m, b: {"policy": lambda s: (2, 0, 0)}, r"p must be .*\[0, 1\].*got \(2, 0, 0\)"),
+        (
+            lambda m, b: {"method": "snip", "policy": staged_policy()},
+            "policy: 'snip' has a fixed p",
+        ),
+        (lambda m, b: {"method": "rlpanning"}, "policy: 'rlpanning' needs a trained agent"),
+        (lambda m, b: {"batches": []}, r"batches must hold .*got pairs of \[\] samples"),
+        (lambda m, b: {"batches": emptied(b)}, r"batches must .*pairs of \[6, 6, 6, 0\] samples"),
+        (lambda m, b: {"batches": blind(b)}, "batch: the scoring loss is nan.*from the images"),
+        (lambda m, b: {"model": nn.Flatten()}, "model has nothing to prune"),
+        (lambda m, b: {"model": shared(m)}, "model: '6.weight' is the same tensor as '3.weight'"),
+        (lambda m, b: {"model": pruned(m)}, "model: layer '3' is pruned already"),
+    ],
+)
+def test_what_is_wrong_with_an_argument_is_said(mlp, batches, change, message: str) -> None:
+    arguments = {"model": mlp, "batches": batches, "sparsity": 0.9, "steps": 2}
+    with pytest.raises(ValueError, match=message):
+        pan(**arguments | change(mlp, batches))
+
+
+def test_an_unknown_setting_is_refused(mlp, batches) -> None:
+    with pytest.raises(TypeError, match="'reactivated'"):
+        pan(mlp, batches, 0.9, reactivated=True)
+
+
+@pytest.mark.parametrize("method", [m for m in WITHOUT_AGENT if m not in ("random", "erk")])
+def test_weights_that_are_no_numbers_are_named(mlp, batches, method: str) -> None:
+    with pytest.raises(ValueError, match="NaN.*weights|weights.*NaN"):
+        pan(spoilt(mlp), batches, 0.9, 2, method=method)

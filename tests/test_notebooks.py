@@ -1,0 +1,172 @@
+"""The notebooks in their committed form, and what the pipeline says of them."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from lib import config
+from lib.grid import closure
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code(path):
+    notebook = nbformat.read(path, as_version=4)
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tree(path):
+    return ast.parse("\n".join(cell.source for cell in code(path)))
+
+
+def sections(path):
+    """{section: literal value} of the cell tagged `parameters`."""
+    (cell,) = [cell for cell in code(path) if "parameters" in cell.metadata.get("tags", [])]
+    return {
+        statement.targets[0].id: ast.literal_eval(statement.value)
+        for statement in ast.parse(cell.source).body
+    }
+
+
+def stage_of(path):
+    (stage,) = [stage for stage in STAGES.values() if f"notebooks/{path.name}" in stage["cmd"]]
+    return stage
+
+
+def declared(stage, *kinds):
+    entries = [entry for kind in kinds for entry in stage.get(kind, [])]
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def test_there_are_numbered_notebooks_and_a_stage_for_each():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(1, 6)]
+    assert len([stage for stage in STAGES.values() if "papermill" in stage["cmd"]]) == 5
+
+
+@every_notebook
+def test_a_notebook_is_committed_without_outputs_or_traces_of_a_run(path):
+    for cell in code(path):
+        assert cell.outputs == [] and cell.execution_count is None
+        assert set(cell.metadata) <= {"tags"}
+    metadata = nbformat.read(path, as_version=4).metadata
+    assert set(metadata) == {"kernelspec", "language_info"}
+    assert metadata["kernelspec"]["name"] == "python3"
+
+
+@every_notebook
+def test_a_notebook_opens_with_its_purpose_and_then_its_parameters(path):
+    first, second = nbformat.read(path, as_version=4).cells[:2]
+    assert first.cell_type == "markdown"
+    for word in ("Shows", "Claim", "In:", "Out:"):
+        assert word.lower() in first.source.lower()
+    assert second.metadata["tags"] == ["parameters"]
+
+
+@every_notebook
+def test_a_notebook_defines_no_classes_and_no_functions(path):
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    assert not [node for node in ast.walk(tree(path)) if isinstance(node, kinds)]
+
+
+@every_notebook
+def test_a_notebooks_parameters_are_those_of_params_yaml(path):
+    found = sections(path)
+    assert found == {name: PARAMS[name] for name in found}
+
+
+@every_notebook
+def test_a_stage_declares_the_parameters_that_its_notebook_uses(path):
+    found = sections(path)
+    assert sorted(stage_of(path)["params"]) == sorted(f"{s}.{k}" for s in found for k in found[s])
+    used = {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
+    attributes = {
+        node.attr
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "params"
+    }
+    for name in found:  # each section goes through config.parse, and is then read
+        assert name in used and name in attributes
+    assert attributes <= set(found)
+
+
+@every_notebook
+def test_a_notebook_reads_no_parameter_that_papermill_alone_injects(path):
+    """`-f params.yaml` injects every section: one that is not declared must not be used."""
+    hidden = set(PARAMS) - set(sections(path))
+    used = {
+        node.id
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    assigned = {
+        node.id
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    } | {
+        alias.asname or alias.name
+        for node in ast.walk(tree(path))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
+    assert not (used & hidden) - assigned
+
+
+@every_notebook
+def test_a_stage_depends_on_every_module_that_its_notebook_imports(path):
+    modules = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            assert "lib" not in [alias.name for alias in node.names], "import lib's modules by name"
+        elif isinstance(node, ast.ImportFrom) and node.module == "lib":
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lib."):
+            modules.add(node.module.removeprefix("lib."))
+    wanted = {f"lib/{file.name}" for module in modules for file in closure(module)}
+    deps = declared(stage_of(path), "deps")
+    assert {dep for dep in deps if dep.startswith("lib/")} == wanted
+    assert f"notebooks/{path.name}" in deps
+
+
+def test_the_data_stage_depends_on_what_its_module_imports():
+    deps = declared(STAGES["data"], "deps")
+    assert set(deps) == {f"lib/{file.name}" for file in closure("datasets")}
+
+
+@every_notebook
+def test_a_stage_reads_and_writes_the_tables_that_its_notebook_names(path):
+    source = "\n".join(cell.source for cell in code(path))
+    written = set(re.findall(r'write_(?:table|scalars)\(\s*"(\w+)"', source))
+    outs = declared(stage_of(path), "plots", "metrics", "outs")
+    assert {Path(out).stem for out in outs if "data/results" in out} == written
+    for out in (entry for kind in ("plots", "metrics") for entry in stage_of(path).get(kind, [])):
+        assert next(iter(out.values())) == {"cache": False}, "results are kept in git, not in DVC"
+    if path.stem != "05_figures":
+        assert not [out for out in outs if out.startswith("figures/")]
+    else:
+        read = set(re.findall(r'read_table\(\s*"(\w+)"', source))
+        read |= {f"metrics_{name}" for name in ("scores", "correlation", "overlap", "densities")}
+        read |= {"comparison", "rlpanning"}
+        assert set(declared(stage_of(path), "deps")) >= {f"data/results/{n}.csv" for n in read}
+
+
+@pytest.mark.parametrize("name", ["smoke", "paper"])
+def test_a_profile_is_a_complete_params_file(name):
+    profile = yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text())
+    assert {s: set(v) for s, v in profile.items()} == {s: set(v) for s, v in PARAMS.items()}
+    config.load(ROOT / "profiles" / f"{name}.yaml")
+    config.load(ROOT / "params.yaml")
+
+
+def test_the_policy_in_params_yaml_is_the_librarys_default():
+    from lib.policies import STAGES as default
+
+    assert config.load(ROOT / "params.yaml").panning.stages == default

@@ -1,0 +1,97 @@
+"""The whole pipeline, on the smoke profile, in a copy of the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def tracked():
+    """Files git knows or would take, as they stand in the work tree."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+def dvc(folder, *arguments):
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["dvc", *arguments],
+        cwd=folder,
+        env=os.environ | {"PATH": programs},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def results(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for part in ("data/results", "data/agents", "figures")
+        for path in sorted((folder / part).rglob("*"))
+        if path.is_file() and path.name != ".gitignore"
+    }
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone without results, on the smoke profile, reproduced once."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in tracked():
+        if (
+            not name.startswith(("data/results/", "data/agents/", "figures/"))
+            and name != "dvc.lock"
+        ):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    shutil.copy(folder / "profiles" / "smoke.yaml", folder / "params.yaml")
+    subprocess.check_call(["git", "init", "-q", str(folder)])
+    dvc(folder, "repro")
+    return folder
+
+
+def test_every_declared_result_is_made(clone):
+    made = results(clone)
+    assert len(made) > 40
+    assert all(made.values())
+    assert not [name for name in made if name.endswith(".partial")]
+    for line in dvc(clone, "status").splitlines():
+        assert "up to date" in line
+
+
+def test_a_second_repro_runs_nothing(clone):
+    said = dvc(clone, "repro")
+    assert "Running stage" not in said and "up to date" in said
+
+
+def test_changing_how_figures_look_runs_the_figures_stage_alone(clone):
+    params = clone / "params.yaml"
+    params.write_text(params.read_text().replace("dpi: 60", "dpi: 61"))
+    said = dvc(clone, "repro")
+    assert [line for line in said.splitlines() if line.startswith("Running")] == [
+        "Running stage 'figures':"
+    ]
+
+
+def test_a_rebuild_from_nothing_gives_the_same_bytes(clone):
+    before = results(clone)
+    shutil.rmtree(clone / ".cache")
+    dvc(clone, "repro", "--force")
+    assert results(clone) == before
+
+
+def test_results_name_no_place_and_no_date(clone):
+    import datetime
+
+    today = datetime.date.today().isoformat()
+    for name, content in results(clone).items():
+        assert str(clone).encode() not in content, name
+        assert today.encode() not in content, name

@@ -1,0 +1,84 @@
+"""The target grows as it should, and each policy chooses the p that it promises."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from lib.policies import (
+    TARGET,
+    constant_policy,
+    random_policy,
+    staged_policy,
+    targets,
+)
+
+# --- schedules -----------------------------------------------------------------------------------
+
+FORMULAS = {
+    "exponential": lambda rho, time: 1 - (1 - rho) ** time,
+    "linear": lambda rho, time: rho * time,
+    "cosine": lambda rho, time: rho * math.sin(math.pi * time / 2) ** 2,
+}
+
+
+@pytest.mark.parametrize("schedule", FORMULAS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.999])
+def test_the_target_grows_by_its_formula_to_the_sparsity_itself(schedule, steps, sparsity) -> None:
+    reached = targets(sparsity, steps, schedule)
+    expected = [FORMULAS[schedule](sparsity, t / steps) for t in range(1, steps + 1)]
+    assert reached == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert reached == sorted(reached)
+    assert reached[-1] == sparsity
+
+
+# --- policies ------------------------------------------------------------------------------------
+
+
+def state_at(target: float) -> np.ndarray:
+    state = np.full(7, np.nan)
+    state[TARGET] = target
+    return state
+
+
+@pytest.mark.parametrize(
+    ("above", "edge", "p"),
+    [
+        (0.0, 0.8, (0.2, 0.5, 0.3)),
+        (0.8, 0.9, (0.2, 0.4, 0.4)),
+        (0.9, 0.98, (0.2, 0.3, 0.5)),
+        (0.98, 0.99, (0.4, 0.2, 0.4)),
+        (0.99, 1.0, (0.5, 0.0, 0.5)),
+    ],
+)
+def test_the_hand_made_policy_is_the_papers_and_changes_just_above_an_edge(above, edge, p) -> None:
+    for target in (above + 2e-6, (above + edge) / 2, edge, edge + 5e-7):
+        assert staged_policy()(state_at(target)) == p
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [[], [(0.5, 0, 0, 1)], [(1.0, 0, 1)], [(0.9, 0, 0, 1), (0.8, 1, 0, 0), (1.0, 1, 1, 1)]],
+)
+def test_stages_that_leave_a_target_without_p_are_refused(stages) -> None:
+    with pytest.raises(ValueError, match="stages must be rows .*edges rising to 1; got"):
+        staged_policy(stages)
+
+
+def test_the_random_policy_is_seeded_and_varied() -> None:
+    one, again, other = (random_policy(seed) for seed in (1, 1, 2))
+    drawn = [one(state_at(0.5)) for _ in range(20)]
+    assert drawn == [again(state_at(0.5)) for _ in range(20)]
+    assert drawn != [other(state_at(0.5)) for _ in range(20)]
+    assert len(set(itertools.chain(*drawn))) == 60
+    assert all(0 <= p <= 1 for p in itertools.chain(*drawn))
+
+
+@pytest.mark.parametrize(
+    "p", [(1.1, 0, 0), (0, -0.1, 0), (0, 0, float("nan")), (1, 1), (1, 1, 1, 1)]
+)
+def test_a_p_outside_its_range_is_refused(p) -> None:
+    with pytest.raises(ValueError, match=r"p must be three weights in \[0, 1\].*got"):
+        constant_policy(p)
