@@ -165,11 +165,10 @@ class _Trace(TorchFunctionMode):
     attribute `channels`. Without the attribute it has nothing that could be removed.
     """
 
-    # What treats each channel alone and keeps the shape (of a name, underscores at the ends do not
-    # count). It is not even computed: two examples are too few for batch statistics.
+    # What treats each channel alone and keeps the shape (`relu_` counts as `relu`, and so on).
     SAME = frozenset(
         "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish "
-        "hardsigmoid softplus softsign logsigmoid threshold clamp contiguous clone batch_norm "
+        "hardsigmoid softplus softsign logsigmoid threshold clamp contiguous clone "
         "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split()
     )
     POOL = frozenset("max_pool2d avg_pool2d adaptive_max_pool2d adaptive_avg_pool2d".split())
@@ -257,8 +256,8 @@ class _Trace(TorchFunctionMode):
         name = getattr(func, "__name__", "").strip("_")
         leaves = tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        computed = name not in self.SAME or id(tensors[0]) in self.names
-        out = func(*args, **kwargs) if computed else tensors[0]
+        # Two examples are too few for batch statistics, and values are of no importance.
+        out = tensors[0] if name == "batch_norm" else func(*args, **kwargs)
         channels = None
         if tensors and isinstance(out, Tensor):
             numbers = [leaf for leaf in leaves if type(leaf) is int]

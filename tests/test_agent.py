@@ -154,7 +154,7 @@ def test_the_settings_reach_td3_and_the_card(make_env, monkeypatch) -> None:
     )
     env = make_env()
     policy, episodes = train_agent(env, settings, seed=4, progress=False)
-    (td3,) = made
+    td3 = made[-1]
     assert (td3.learning_rate, td3.batch_size, td3.gamma, td3.tau) == (0.01, 16, 0.5, 0.25)
     assert (td3.target_policy_noise, td3.target_noise_clip, td3.policy_delay) == (0.3, 0.7, 3)
     assert td3.learning_starts == 15

@@ -329,6 +329,11 @@ def test_extremes_are_measured_once_and_the_same_each_time(make) -> None:
     assert first.extremes == before
 
 
+def test_the_rehearsal_is_as_long_as_asked(make) -> None:
+    short, longer = make(calibration_steps=1).extremes, make(calibration_steps=6).extremes
+    assert short != longer
+
+
 def test_extremes_of_ones_own_are_used(make) -> None:
     env = make(extremes=EXTREMES)
     assert env.extremes == EXTREMES

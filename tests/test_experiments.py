@@ -1,5 +1,6 @@
 """A cell is a pure function of its parameters, each of which counts, and methods meet in pairs."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from stable_baselines3 import TD3
 from torch import Tensor
 
 from lib import config, experiments, grid
@@ -121,6 +123,12 @@ def test_a_sparse_network_learns_what_the_test_images_ask(run) -> None:
     assert found["accuracy"] > 0.8  # chance is right once in ten
     assert found["accuracy"] * 40 == pytest.approx(round(found["accuracy"] * 40))  # of 40 images
     assert found["train_loss"] < found["test_loss"] < 1
+    assert found["left_plateau"] is True
+
+
+def test_a_network_that_does_not_learn_is_said_to_stay_on_its_plateau(run) -> None:
+    still = replace(CELL["training"], learning_rate=0.0)
+    assert run(training=still).found["left_plateau"] is False
 
 
 def test_a_shuffled_mask_keeps_the_number_of_weights_in_each_layer(run, monkeypatch) -> None:
@@ -263,6 +271,24 @@ def test_a_trained_agent_is_kept_whole_and_chooses_the_same_again(cell, workspac
     assert (first["card"]["network"], first["card"]["network_seed"]) == ("lenet300", 5)
     assert first["episodes"][-1]["step"] <= 24
     assert list((workspace / ".cache/tensorboard").rglob("events.*"))
+
+
+def test_a_finished_agent_is_not_trained_again_but_by_a_rebuild(cell, monkeypatch) -> None:
+    learned, real = [], TD3.learn
+    monkeypatch.setattr(
+        TD3, "learn", lambda self, *args, **more: learned.append(1) or real(self, *args, **more)
+    )
+
+    def segments() -> int:
+        learned.clear()
+        train_policy(**cell)
+        return len(learned)
+
+    assert [segments(), segments()] == [3, 0]
+    monkeypatch.setenv("PANNING_REBUILD", str(time.time() + 60))
+    assert segments() == 3
+    monkeypatch.setenv("PANNING_REBUILD", str(time.time() - 60))
+    assert segments() == 0  # of this rebuild already
 
 
 POLICIES = ["staged", [1.0, 0.0, 0.0], ["random", 0]]

@@ -83,10 +83,11 @@ def test_results_do_not_depend_on_the_number_of_workers(toy, workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "cells", "started"), [(0, 9, 5), (3, 9, 3), (3, 2, 2), (2, 0, 1)]
+    ("device", "workers", "cells", "started"),
+    [("cpu", 0, 9, 5), ("cpu", 3, 9, 3), ("cpu", 3, 2, 2), ("cpu", 2, 0, 1), ("cuda", 0, 9, 1)],
 )
-def test_there_are_never_more_workers_than_cells(
-    workspace, monkeypatch, workers: int, cells: int, started: int
+def test_there_is_a_worker_for_each_core_or_as_many_as_asked_but_no_idle_one(
+    workspace, monkeypatch, device: str, workers: int, cells: int, started: int
 ) -> None:
     asked, real = [], grid.joblib.Parallel
 
@@ -96,7 +97,8 @@ def test_there_are_never_more_workers_than_cells(
 
     monkeypatch.setattr(grid.joblib, "cpu_count", lambda: 5)
     monkeypatch.setattr(grid.joblib, "Parallel", parallel)
-    run([{"sparsity": 0.5, "steps": n + 1} for n in range(cells)], workers=workers)
+    work = [{"sparsity": 0.5, "steps": n + 1} for n in range(cells)]
+    grid.run_grid(targets, work, config.Compute(device, workers))
     assert asked == [started]
 
 
@@ -204,6 +206,15 @@ def test_the_same_parameters_are_the_same_cell(workspace) -> None:
 def test_parameters_without_a_plain_form_are_refused(workspace) -> None:
     with pytest.raises(TypeError, match="a cell's parameters must be plain values, got <obj"):
         run([{"sparsity": object()}])
+
+
+@pytest.mark.parametrize(("device", "differs"), [("auto", True), ("cpu", False)])
+def test_another_device_is_another_cell(workspace, monkeypatch, device, differs: bool) -> None:
+    digests = set()
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        digests.add(grid.digest(targets, {"device": device}))
+    assert len(digests) == 1 + differs
 
 
 def test_changed_code_is_computed_again(computed, monkeypatch) -> None:
