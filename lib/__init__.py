@@ -24,7 +24,7 @@ _HOME = {
     "random_policy": "policies",
     "pan": "methods",
     "METHODS": "methods",
-    "compact": "compact",
+    "compact": "compaction",
     "train": "training",
     "evaluate": "training",
     "PanningEnv": "environment",

@@ -189,7 +189,8 @@ def metrics_overview(
     axes[1, 0].plot(by_chance, by_chance, ":", color="0.6", label="by chance")
     _density_axis(axes[1, 0], overlap["sparsity"])
     axes[1, 0].set(ylabel="weights kept by both / kept", title="c  overlap of the masks")
-    axes[1, 0].legend()
+    axes[1, 0].set_ylim(0, 1)
+    axes[1, 0].legend(loc="upper right", ncols=2)
     highest = densities[densities["sparsity"] == densities["sparsity"].max()]
     for name, part in highest.groupby("metric", sort=False):
         look = METRIC_LOOKS[name]

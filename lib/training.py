@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from . import config
-from .compact import compacted
+from .compaction import compacted
 from .data import ImageSet
 from .metrics import mode_of
 from .models import prunable
@@ -39,7 +39,7 @@ def train(
     """Train `model` in place: SGD with momentum, the learning rate falling to 0 along a cosine.
 
     A sparse network is trained without the channels that its mask has killed, which is the same
-    training and a faster one, see `lib.compact`; what remains of the masks is multiplied onto the
+    training and a faster one, see `compaction`; what remains of the masks is multiplied onto the
     weights after each step, far below a percent of its cost.
 
     Args:

@@ -146,6 +146,7 @@ def test_a_shuffled_mask_keeps_the_number_of_weights_in_each_layer(run, monkeypa
     assert not torch.equal(flat, flatten(shuffled.result.masks))
     trained = flatten(shuffled.masks)
     assert torch.equal(trained & flat, trained)
+    assert trained.sum() < flat.sum()  # of other paths, and fewer
     assert shuffled.found["sparsity_reached"] == run().found["sparsity_reached"]
 
 

@@ -83,7 +83,7 @@ class ByHand:
             self.theta * self.gradient(self.theta),
             self.grasp(dense),
         )
-        z = [np.abs(s - s.mean()) / s.std(ddof=1) for s in signed]
+        z = [np.abs(s - s.mean()) / (s.std(ddof=1) or 1) for s in signed]
         return z[0] + 0.5 * z[1] + 0.2 * z[2]
 
     def allows(
@@ -268,12 +268,12 @@ def test_a_random_control_depends_on_its_seed_alone(mlp, cnn, batches, method: s
 
 
 def test_the_random_control_is_uniform(mlp, batches) -> None:
-    """Over 200 seeds a weight is kept 100 times, give or take 7."""
+    """Over 100 seeds a weight is kept 50 times, give or take 5."""
     kept = sum(
         flatten(pan(mlp, batches, 0.5, method="random", seed=seed).masks).int()
-        for seed in range(200)
+        for seed in range(100)
     )
-    assert kept.min() > 100 - 5 * 7.1 and kept.max() < 100 + 5 * 7.1
+    assert kept.min() > 50 - 5 * 5 and kept.max() < 50 + 5 * 5
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98])

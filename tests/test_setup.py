@@ -15,6 +15,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import lib
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.txt").read_text()
@@ -151,3 +153,18 @@ def test_no_file_holds_a_path_of_one_machine() -> None:
     assert ROOT / "pyproject.toml" in texts
     guilty = [file for file, text in texts.items() if b"\0" not in text and path.search(text)]
     assert not guilty
+
+
+# --- the public names -----------------------------------------------------------------------------
+
+
+def test_no_public_name_is_a_modules() -> None:
+    """Importing a module `lib.x` sets `lib.x`, over a public name if that is one."""
+    modules = {path.stem for path in (ROOT / "lib").glob("*.py")}
+    assert modules.isdisjoint(lib.__all__)
+
+
+@pytest.mark.parametrize("name", lib.__all__)
+def test_a_public_name_is_found_where_it_is_said_to_be(name: str) -> None:
+    found = getattr(lib, name)
+    assert getattr(found, "__module__", "lib.").startswith("lib.")

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 import lib
-from lib.compact import Compacted, compact, compacted
+from lib.compaction import Compacted, compact, compacted
 from lib.masks import apply_masks, effective_mask
 from lib.models import flatten, prunable, unflatten
 
