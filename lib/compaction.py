@@ -14,9 +14,13 @@ over channels wrong without a word, and breaks on `x.view(-1, 800)`.)
 
 import copy
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import prune
@@ -111,19 +115,14 @@ def _cut(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -
     example = example_input[:2]  # a batch normalisation without memory needs more than one
     example = example.to(next(model.parameters()).device)
     before = _masked_outputs(model, masks, example)
-    trace = _Trace(model, masks)
-    for training in (True, False):  # a branch that one mode alone takes is read too
-        trace.follow(example, training)
-    live, tensors, kept = trace.live(), _tensors(model), {}
-    for name, axes in trace.axes.items():
-        if not all(live[axis].all() for axis in axes):
-            kept[name] = tuple(live[axis].nonzero().squeeze(1) for axis in axes)
-            tensors[name].data = tensors[name].data[_grid(kept[name])]
-            layer, _ = _layer_of(model, name)
-            for size, axis in _SIZES.items():
-                if hasattr(layer, size) and axis < len(axes):
-                    setattr(layer, size, len(kept[name][axis]))
-    masks = {name: mask[_grid(kept.get(name, ()))] for name, mask in masks.items()}
+    kept, tensors = Channels(model, example).kept(masks), _tensors(model)
+    for name, axes in kept.items():
+        tensors[name].data = pick(tensors[name].data, axes)
+        layer, _ = _layer_of(model, name)
+        for size, axis in _SIZES.items():
+            if hasattr(layer, size) and axis < len(axes):
+                setattr(layer, size, len(axes[axis]))
+    masks = {name: pick(mask, kept.get(name, ())) for name, mask in masks.items()}
     for old, new in zip(before, _masked_outputs(model, masks, example), strict=True):
         slack = old.abs().max().item() * torch.finfo(old.dtype).eps ** 0.5
         if not torch.allclose(old, new, rtol=0, atol=slack, equal_nan=True):
@@ -149,6 +148,13 @@ def _grid(indices: tuple[Tensor, ...]) -> tuple[Any, ...]:
     return (indices[0][:, None], indices[1]) if len(indices) == 2 else (*indices, ...)
 
 
+def pick(tensor: Tensor, indices: tuple[Tensor, ...]) -> Tensor:
+    """The part of a tensor at these indices of axis 0 (and of 1)."""
+    for axis, index in enumerate(indices):
+        tensor = tensor.index_select(axis, index.to(tensor.device))
+    return tensor
+
+
 def _masked_outputs(model: nn.Module, masks: Mapping[str, Tensor], x: Tensor) -> list[Tensor]:
     """The floating-point tensors that the masked network returns in eval mode."""
     weights = {name: model.get_parameter(name).detach() * mask for name, mask in masks.items()}
@@ -157,8 +163,19 @@ def _masked_outputs(model: nn.Module, masks: Mapping[str, Tensor], x: Tensor) ->
     return [t for t in out if isinstance(t, Tensor) and t.is_floating_point()]
 
 
-class _Trace(TorchFunctionMode):
-    """Runs a network and writes down how its channels hang together.
+def _reads(mask: np.ndarray) -> np.ndarray:
+    """Whether a row reads a column, (rows, columns), from a mask (rows, columns, ...)."""
+    if mask.ndim == 2:
+        return mask
+    reads = np.zeros(mask.shape[:2], dtype=bool)
+    reads.flat[np.flatnonzero(mask) // max(1, mask[0, 0].size)] = True
+    return reads
+
+
+class Channels(TorchFunctionMode):
+    """How the channels of a network hang together, as one run of it tells.
+
+    It is the network's own affair: any number of masks can be asked about.
 
     A channel is a number. Axes 0 and 1 of every weight, bias and normalisation have their own, in
     `axes`; an activation has those of its axis 1, the rows of the layer that made it, in an
@@ -176,64 +193,97 @@ class _Trace(TorchFunctionMode):
     # Asked for its shape, a tensor gives nothing of its values away.
     SHAPE = frozenset("get size dim len numel stride is_contiguous is_floating_point".split())
 
-    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]):
+    def __init__(self, model: nn.Module, example: Tensor):
         super().__init__()
-        self.model, self.masks = model, masks
         self.names: dict[int, str] = {}
-        self.axes: dict[str, tuple[Tensor, ...]] = {}
+        self.axes: dict[str, tuple[np.ndarray, ...]] = {}
         self.count = 0
-        self.pinned: list[Tensor] = []
-        self.mixed: list[tuple[str, Tensor]] = []
-        # (a, b, None): a[i] and b[i] are one. (rows, columns, kept): a row that is read reads the
-        # columns where `kept`, of shape (rows, columns), is True.
-        self.links: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self.layers: list[str] = []  # weights whose rows read their columns, in order of use
+        self.pinned: list[np.ndarray] = []
+        self.mixed: list[tuple[str, np.ndarray]] = []
+        self.ties: list[tuple[np.ndarray, np.ndarray]] = []  # a[i] and b[i] are one
+        for training in (True, False):  # a branch that one mode alone takes is read too
+            self._follow(model, example, training)
+        self._merge()
 
-    def follow(self, example: Tensor, training: bool) -> None:
+    def _follow(self, model: nn.Module, example: Tensor, training: bool) -> None:
         """Run the network once; nothing of it changes."""
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        named = (*self.model.named_parameters(), *buffers.items())
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        named = (*model.named_parameters(), *buffers.items())
         self.names = {id(tensor): name for name, tensor in named}
-        with torch.no_grad(), mode_of(self.model, training), self:
-            out = functional_call(self.model, buffers, (example,))
+        with torch.no_grad(), mode_of(model, training), self:
+            out = functional_call(model, buffers, (example,))
         self._pin(tree_leaves(out))
 
-    def live(self) -> Tensor:
+    def _merge(self) -> None:
+        """Give channels that are tied to each other one number."""
+        a, b = (np.concatenate([[], *side]).astype(int) for side in zip(*self.ties, strict=True))
+        ties = coo_array((np.ones(len(a)), (a, b)), shape=(self.count, self.count))
+        self.count, one = connected_components(ties, directed=False)
+        self.axes = {name: tuple(one[axis] for axis in axes) for name, axes in self.axes.items()}
+        self.pinned = [one[channels] for channels in self.pinned]
+        self.mixed = [(name, one[channels]) for name, channels in self.mixed]
+
+    def kept(
+        self, masks: Mapping[str, Tensor], strict: bool = True
+    ) -> dict[str, tuple[Tensor, ...]]:
+        """What the dead channels leave: {name of a tensor: indices kept of axis 0 (and of 1)}.
+
+        Args:
+            masks: {parameter name: bool tensor}; a weight without a mask is kept.
+            strict: Whether a dead channel that a normalisation mixes with others is an error, or
+                kept.
+
+        Returns:
+            Parameters and buffers that lose nothing are not named.
+        """
+        live = self._live(masks, strict)
+        return {
+            name: tuple(torch.from_numpy(np.flatnonzero(live[axis])) for axis in axes)
+            for name, axes in self.axes.items()
+            if not all(live[axis].all() for axis in axes)
+        }
+
+    def _live(self, masks: Mapping[str, Tensor], strict: bool) -> np.ndarray:
         """Which channels stay, (channels,) bool."""
-        live = torch.zeros(self.count, dtype=torch.bool)
-        live[torch.cat(self.pinned)] = True
-        self._spread(live)
+        reads = {name: _reads(masks[name].cpu().numpy()) for name in self.layers if name in masks}
+        live = np.zeros(self.count, dtype=bool)
+        live[np.concatenate(self.pinned)] = True
+        self._spread(live, reads)
         for name, channels in self.mixed:
-            if dead := int((~live[channels]).sum()):
+            if strict and (dead := int((~live[channels]).sum())):
                 raise ValueError(
                     f"model cannot be compacted: {name} looks at {len(channels)} channels at "
                     f"once, and the mask has killed {dead} of them; use batch normalisation"
                 )
-        for rows, _, kept in self.links:
-            if kept is not None and not live[rows].any():
+            live[channels] = True
+        for name in self.layers:
+            rows, _ = self.axes[name]
+            if not live[rows].any():
                 live[rows[0]] = True  # no layer can be empty
         # Multiples of 8 run up to a third faster a channel (oneDNN on AVX2, channels last), yet
         # keeping dead channels to come to one buys 0 to 5 % of a step: not worth the exception.
-        self._spread(live)
+        self._spread(live, reads)
         return live
 
-    def _spread(self, live: Tensor) -> None:
-        """What is read by what is read, is read. Backwards, so that two rounds mostly do."""
+    def _spread(self, live: np.ndarray, reads: Mapping[str, np.ndarray]) -> None:
+        """What is read by what is read, is read. Backwards, so that one round mostly does."""
         before = -1
-        while before != (before := int(live.sum())):
-            for a, b, kept in reversed(self.links):
-                if kept is None:
-                    live[a[live[b]]] = True
-                    live[b[live[a]]] = True
-                else:
-                    live[b[kept[live[a]].any(0)]] = True
+        while before != (before := np.count_nonzero(live)):
+            for name in reversed(self.layers):
+                rows, columns = self.axes[name]
+                if name in reads:
+                    live[columns[reads[name][live[rows]].any(0)]] = True
+                elif live[rows].any():
+                    live[columns] = True
 
-    def _numbers(self, tensor: Tensor) -> tuple[Tensor, ...]:
+    def _numbers(self, tensor: Tensor) -> tuple[np.ndarray, ...]:
         """The channels of axes 0 and 1 of a parameter or buffer."""
         name = self.names[id(tensor)]
         if name not in self.axes:
-            sizes = list(tensor.shape[:2])
-            numbers = torch.arange(self.count, self.count + sum(sizes))
-            self.axes[name], self.count = numbers.split(sizes), self.count + sum(sizes)
+            ends = np.cumsum([self.count, *tensor.shape[:2]])
+            self.axes[name] = tuple(np.arange(*pair) for pair in pairwise(ends))
+            self.count = int(ends[-1])
         return self.axes[name]
 
     def _pin(self, values: list[Any]) -> None:
@@ -244,9 +294,9 @@ class _Trace(TorchFunctionMode):
             elif id(value) in self.names:
                 self.pinned.extend(self._numbers(value))
 
-    def _tie(self, channels: Tensor, *tensors: Tensor) -> Tensor:
+    def _tie(self, channels: np.ndarray, *tensors: Tensor) -> np.ndarray:
         """Parameters and buffers with one value for each of these channels."""
-        self.links.extend((channels, *self._numbers(tensor), None) for tensor in tensors)
+        self.ties.extend((channels, *self._numbers(tensor)) for tensor in tensors)
         return channels
 
     def __torch_function__(
@@ -270,7 +320,7 @@ class _Trace(TorchFunctionMode):
 
     def _channels(
         self, name: str, out: Tensor, tensors: list[Tensor], numbers: list[int]
-    ) -> Tensor | None:
+    ) -> np.ndarray | None:
         """The channels of `out`; None if they are not known: then none may be removed."""
         if name in self.COMBINE:
             return self._combined(out, tensors)
@@ -295,23 +345,23 @@ class _Trace(TorchFunctionMode):
             return x.channels
         if name == "flatten" or (name in ("view", "reshape") and numbers[-1:] == [-1]):
             if out.ndim == 2 and len(out) == len(x):
-                return x.channels.repeat_interleave(out.shape[1] // x.shape[1])
+                return x.channels.repeat(out.shape[1] // x.shape[1])
         return None
 
-    def _layer(self, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor | None:
+    def _layer(self, x: Tensor, weight: Tensor, *bias: Tensor) -> np.ndarray | None:
         """The rows of a convolution or linear layer."""
         if x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:  # a grouped convolution, say
             return None
         rows, columns = self._numbers(weight)
-        mask = self.masks.get(self.names[id(weight)], torch.ones_like(weight, dtype=torch.bool))
-        self.links.append((rows, columns, mask.reshape(*mask.shape[:2], -1).any(2).cpu()))
+        if (name := self.names[id(weight)]) not in self.layers:
+            self.layers.append(name)
         if hasattr(x, "channels"):
-            self.links.append((columns, x.channels, None))
+            self.ties.append((columns, x.channels))
         else:
             self.pinned.append(columns)
         return self._tie(rows, *bias)
 
-    def _combined(self, out: Tensor, tensors: list[Tensor]) -> Tensor | None:
+    def _combined(self, out: Tensor, tensors: list[Tensor]) -> np.ndarray | None:
         """A sum or product of channels with channels, or with what is the same for all of them."""
         channels = [t.channels for t in tensors if hasattr(t, "channels")]
         if not channels:
@@ -320,5 +370,5 @@ class _Trace(TorchFunctionMode):
             extent = ((1,) * out.ndim + tensor.shape)[1 - out.ndim]
             if extent != (out.shape[1] if hasattr(tensor, "channels") else 1):
                 return None
-        self.links.extend((channels[0], other, None) for other in channels[1:])
+        self.ties.extend((channels[0], other) for other in channels[1:])
         return channels[0]

@@ -47,23 +47,31 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     total = scores.numel()
     if not 0 <= k <= total:
         raise ValueError(f"k must be between 0 and {total}, got {k}")
-    if torch.isnan(scores).any():
+    if torch.isnan(scores.sum()) and torch.isnan(scores).any():
         raise ValueError("scores hold NaN, which has no rank: look at the weights and the batch")
     if k in (0, total):
         return torch.full_like(scores, k > 0, dtype=torch.bool)
-    if scores.device.type == "cpu":  # numpy selects some ten times faster than torch
-        threshold = np.partition(scores.numpy(), total - k)[total - k].item()
-    else:
+    if not scores.is_cpu:
         threshold = scores.kthvalue(total - k + 1).values
-    mask = scores > threshold
-    ties = (scores == threshold).nonzero().squeeze(1)
-    mask[ties[: k - int(mask.sum())]] = True
-    return mask
+        mask = scores > threshold
+        ties = (scores == threshold).nonzero().squeeze(1)
+        mask[ties[: k - count(mask)]] = True
+        return mask
+    values = scores.numpy()  # numpy selects, compares and counts several times faster than torch
+    threshold = np.partition(values, total - k)[total - k]
+    above = values > threshold
+    above[np.flatnonzero(values == threshold)[: k - np.count_nonzero(above)]] = True
+    return torch.from_numpy(above)
+
+
+def count(mask: Tensor) -> int:
+    """The number of weights kept; on a processor some twenty times faster than `mask.sum()`."""
+    return int(np.count_nonzero(mask.numpy()) if mask.is_cpu else mask.count_nonzero())
 
 
 def sparsity(mask: Tensor) -> float:
     """ρ = 1 - ‖m‖₀ / N of a flat mask."""
-    return 1 - int(mask.sum()) / mask.numel()
+    return 1 - count(mask) / mask.numel()
 
 
 def layer_densities(mask: Tensor, weights: Mapping[str, Tensor]) -> dict[str, float]:
@@ -253,6 +261,8 @@ def effective_mask(model: nn.Module, mask: Tensor, example_input: Tensor) -> Ten
     weights = prunable(model)
     state = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name in weights:
+            continue
         if tensor.is_floating_point():  # biases are no paths; other weights than ours are open
             tensor = torch.full_like(tensor, tensor.ndim > 1, dtype=torch.float32)
         state[name] = tensor.detach()
@@ -268,4 +278,4 @@ def effective_mask(model: nn.Module, mask: Tensor, example_input: Tensor) -> Ten
     gradients = torch.autograd.grad(
         _Or.apply(reached).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
     )
-    return mask & (flatten(gradients) > 0)
+    return mask & flatten([gradient > 0 for gradient in gradients])

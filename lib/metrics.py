@@ -10,6 +10,7 @@ so can return.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import torch
@@ -49,26 +50,66 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
+def memory_format(model: nn.Module, weights: Mapping[str, Tensor]) -> torch.memory_format:
+    """Channels last, in which convolutions run faster on processors and on GPUs, where it is safe.
+
+    In that layout oneDNN writes past a buffer when it differentiates a strided 1x1 convolution of
+    fewer channels than a vector register holds (github.com/uxlfoundation/oneDNN/issues/6035):
+    the program crashes, or the gradient is wrong.
+
+    Args:
+        model: The network.
+        weights: {parameter name: tensor}, which may be smaller than the model's own.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) != module.stride:
+            if weights.get(f"{name}.weight", module.weight).shape[1] < 16:
+                return torch.contiguous_format
+    return torch.channels_last
+
+
 def _masked(weights: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
     """Leaf tensors θ ⊙ m: gradients reach the removed weights too."""
     if mask is None:
         return {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
     masks = unflatten(mask, weights)
-    return {
-        name: (w.detach() * masks[name].to(w.dtype)).requires_grad_() for name, w in weights.items()
-    }
+    return {name: (w.detach() * masks[name]).requires_grad_() for name, w in weights.items()}
 
 
 @torch.enable_grad()  # a caller may sit inside torch.no_grad()
-def _evaluate(
-    model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float, create_graph: bool
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """The scoring loss, the masked weights it was computed from, and its gradient in them."""
+def loss_at(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batch: Batch,
+    temperature: float,
+    others: Mapping[str, Tensor] | None = None,
+    create_graph: bool = False,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The scoring loss L at given weights, and its gradient in them.
+
+    L is the cross-entropy of logits / `temperature`, in train mode with dropout off. Running
+    statistics are updated on copies that are thrown away.
+
+    Args:
+        model: The network; nothing of it changes.
+        weights: {parameter name: leaf tensor}, put in place of the model's own.
+        batch: (inputs, targets).
+        temperature: What the logits are divided by.
+        others: Further tensors to put in place of the model's own.
+        create_graph: Whether the gradient is to be differentiated again.
+
+    Raises:
+        ValueError: L is not finite.
+    """
     inputs, targets = batch
-    weights = _masked(prunable(model), mask)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    layout = memory_format(model, weights)
+    state = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    state |= others or {}
+    for name, weight in weights.items():
+        state[name] = weight.to(memory_format=layout) if weight.ndim == 4 else weight
+    images = inputs.to(memory_format=layout) if inputs.ndim == 4 else inputs
     with mode_of(model, training=True):
-        logits = functional_call(model, {**buffers, **weights}, (inputs,))
+        logits = functional_call(model, state, (images,))
         loss = functional.cross_entropy(logits / temperature, targets)
     if not torch.isfinite(loss):
         name, what = "model", "weights"
@@ -81,7 +122,7 @@ def _evaluate(
     gradients = torch.autograd.grad(
         loss, list(weights.values()), create_graph=create_graph, materialize_grads=True
     )
-    return loss.detach(), weights, dict(zip(weights, gradients, strict=True))
+    return loss.detach(), dict(zip(weights, gradients, strict=True))
 
 
 def loss_and_gradient(
@@ -89,17 +130,9 @@ def loss_and_gradient(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The scoring loss L of the (masked) network, and ∂L/∂θ of every prunable weight.
 
-    L is the cross-entropy of logits / `temperature`, in train mode with dropout off. Running
-    statistics are updated on copies that are thrown away.
-
-    Returns:
-        L, a scalar tensor, and the gradients by parameter name, in the shapes of the weights.
-
-    Raises:
-        ValueError: L is not finite.
+    See `loss_at`. The gradients come by parameter name, in the shapes of the weights.
     """
-    loss, _, gradients = _evaluate(model, mask, batch, temperature, create_graph=False)
-    return loss, gradients
+    return loss_at(model, _masked(prunable(model), mask), batch, temperature)
 
 
 def grad_norm_sq(gradients: Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
@@ -127,7 +160,8 @@ def snip_and_grasp(
     model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float = 200.0
 ) -> tuple[Tensor, Tensor]:
     """Both data-driven metrics from one forward pass and one double backward; (N,) each."""
-    _, weights, gradients = _evaluate(model, mask, batch, temperature, create_graph=True)
+    weights = _masked(prunable(model), mask)
+    _, gradients = loss_at(model, weights, batch, temperature, create_graph=True)
     flow = torch.autograd.grad(
         grad_norm_sq(gradients, mask), list(weights.values()), materialize_grads=True
     )
@@ -193,7 +227,8 @@ def synflow(
             "the weights hold NaN or infinity, or the network is too deep for its scale"
         )
     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
-    return flatten(weights).detach().double() * flatten(gradients)
+    theta = (weight.detach() for weight in weights.values())
+    return flatten([g.mul_(w) for g, w in zip(gradients, theta, strict=True)])
 
 
 def normalise(scores: Tensor) -> Tensor:
@@ -230,8 +265,9 @@ def fuse(scores: Mapping[str, Tensor], p: Mapping[str, float], form: str = "sum"
         p: The weight of each metric in `scores`, in [0, 1].
         form: "sum" or "product".
     """
+    parts = [(p[name], score) for name, score in scores.items()]
     if form == "sum":
-        return torch.stack([p[name] * score for name, score in scores.items()]).sum(0)
+        return reduce(torch.Tensor.add_, (weight * score for weight, score in parts))
     if form == "product":
-        return torch.stack([score ** p[name] for name, score in scores.items()]).prod(0)
+        return reduce(torch.Tensor.mul_, (score**weight for weight, score in parts))
     raise ValueError(f"form must be 'sum' or 'product', got {form!r}")

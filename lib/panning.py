@@ -191,7 +191,9 @@ class Panning:
             scores = scores.masked_fill(~self.mask, -math.inf)
         target = self.targets[self.t]
         mask = masking.top_k(scores, masking.kept_count(self.bank.total, target))
-        removed, reactivated = int((self.mask & ~mask).sum()), int((mask & ~self.mask).sum())
+        removed, reactivated = (
+            masking.count(old & ~new) for old, new in ((self.mask, mask), (mask, self.mask))
+        )
         self.t += 1
         self.mask = mask
         self._update()

@@ -10,22 +10,8 @@ from torch.nn import functional
 from . import config
 from .compaction import compacted
 from .data import ImageSet
-from .metrics import mode_of
+from .metrics import memory_format, mode_of
 from .models import prunable
-
-
-def _layout(model: nn.Module) -> torch.memory_format:
-    """Channels last, in which convolutions run faster on processors and on GPUs, where it is safe.
-
-    In that layout oneDNN writes past a buffer when it differentiates a strided 1x1 convolution of
-    fewer channels than a vector register holds (github.com/uxlfoundation/oneDNN/issues/6035):
-    the program crashes, or the gradient is wrong.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) != module.stride:
-            if module.weight.shape[1] < 16:
-                return torch.contiguous_format
-    return torch.channels_last
 
 
 def train(
@@ -75,7 +61,7 @@ def _fit(
     seed: int,
 ) -> list[float]:
     """Train `model` as it stands, the weights that `masks` removes staying 0."""
-    layout = _layout(model)
+    layout = memory_format(model, dict(model.named_parameters()))
     model.to(memory_format=layout).train()
     # After the change of layout, which gives a weight new storage.
     weights = {name: model.get_parameter(name).detach() for name in masks}
