@@ -2,7 +2,7 @@
 # minutes). Inside a conda environment (environment.yml) call the commands themselves: `dvc repro`.
 
 .DEFAULT_GOAL := all
-.PHONY: all rebuild test lab lint lock clean help
+.PHONY: all rebuild test bench lab lint lock clean help
 
 # Every command below, and every stage that DVC starts, finds the environment's programs first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -15,6 +15,12 @@ rebuild: .venv/.installed  ## Rebuild everything from nothing and compare it wit
 
 test: .venv/.installed  ## Run the tests
 	python -m pytest
+
+bench: .venv/.installed  ## Measure speed anew on a quiet machine (some twenty minutes), then draw it
+	python -m lib.datasets
+	python -m pytest benchmarks --benchmark-json=.cache/benchmarks.json
+	python -m benchmarks.report .cache/benchmarks.json
+	dvc repro speed
 
 lab: .venv/.installed  ## Open the notebooks in JupyterLab
 	jupyter lab --LabApp.default_url=/lab/tree/notebooks

@@ -105,7 +105,7 @@ def percent(sparsity: float) -> str:
     return f"{100 * sparsity:.6g} %"
 
 
-def _density_axis(ax: Axes, sparsities: Iterable[float]) -> None:
+def density_axis(ax: Axes, sparsities: Iterable[float]) -> None:
     """A sparsity axis on which each decade of density has the same width."""
     ax.set_xscale("log")
     ax.invert_xaxis()
@@ -139,7 +139,7 @@ def _accuracy_curves(
     dense = interval(table.loc[table["method"] == "dense", "accuracy"], confidence)
     ax.axhline(dense[0], color=LOOKS["dense"].color, linestyle="--", label="dense")
     ax.axhspan(*np.clip(dense[1:], 0, 100), color=LOOKS["dense"].color, alpha=0.15, linewidth=0)
-    _density_axis(ax, sparse["sparsity"])
+    density_axis(ax, sparse["sparsity"])
     ax.set_ylabel("test accuracy, last epoch (%)")
 
 
@@ -187,7 +187,7 @@ def metrics_overview(
         )
     by_chance = 1 - overlap["sparsity"].drop_duplicates()
     axes[1, 0].plot(by_chance, by_chance, ":", color="0.6", label="by chance")
-    _density_axis(axes[1, 0], overlap["sparsity"])
+    density_axis(axes[1, 0], overlap["sparsity"])
     axes[1, 0].set(ylabel="weights kept by both / kept", title="c  overlap of the masks")
     axes[1, 0].set_ylim(0, 1)
     axes[1, 0].legend(loc="upper right", ncols=2)

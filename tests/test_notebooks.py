@@ -48,8 +48,8 @@ def declared(stage, *kinds):
 
 
 def test_there_are_numbered_notebooks_and_a_stage_for_each():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(1, 6)]
-    assert len([stage for stage in STAGES.values() if "papermill" in stage["cmd"]]) == 5
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(1, 7)]
+    assert len([stage for stage in STAGES.values() if "papermill" in stage["cmd"]]) == 6
 
 
 @every_notebook
@@ -149,7 +149,9 @@ def test_a_stage_reads_and_writes_the_tables_that_its_notebook_names(path):
     assert {Path(out).stem for out in outs if "data/results" in out} == written
     for out in (entry for kind in ("plots", "metrics") for entry in stage_of(path).get(kind, [])):
         assert next(iter(out.values())) == {"cache": False}, "results are kept in git, not in DVC"
-    if path.stem != "05_figures":
+    if path.stem == "06_speed":
+        assert "benchmarks/results.csv" in declared(stage_of(path), "deps")
+    elif path.stem != "05_figures":
         assert not [out for out in outs if out.startswith("figures/")]
     else:
         read = set(re.findall(r'read_table\(\s*"(\w+)"', source))

@@ -1,0 +1,1 @@
+"""Speed, measured: ``make bench``. Nothing here is under the promise of same bytes."""
