@@ -1,0 +1,44 @@
+"""`lib` is fast without changing a mask: against the plain program of the benchmarks."""
+
+import pytest
+import torch
+
+from benchmarks import plain
+from lib.bank import ScoreBank
+from lib.models import build_model, flatten
+from lib.panning import Panning
+from lib.policies import constant_policy, staged_policy
+
+NETWORKS = {"lenet300": (1, 28), "lenet5": (1, 28), "resnet20": (3, 16), "vgg11": (3, 32)}
+
+
+def world(network: str, width: float = 0.3):
+    channels, size = NETWORKS[network]
+    torch.manual_seed(0)
+    model = build_model(network, channels, 10, width, size).double()
+    generator = torch.Generator().manual_seed(1)
+    shape = (20, channels, size, size)
+    draws = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
+    return model, [(x, torch.arange(20) % 10) for x in draws]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("sparsity", [0.8, 0.99])
+@pytest.mark.parametrize("policy", [staged_policy(), constant_policy((1, 0, 0))])
+def test_the_masks_are_those_of_the_plain_program(network: str, sparsity: float, policy) -> None:
+    """In float64, in which the layout in memory decides no near-tie."""
+    model, batches = world(network)
+    expected = plain.pan(model, batches, sparsity, 8, policy)
+    found = Panning(model, batches, sparsity, 8).run(policy)
+    assert torch.equal(flatten(found.masks), expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_is_observed_is_what_the_plain_program_observes(network: str) -> None:
+    model, batches = world(network)
+    process = Panning(model, batches, 0.99, 4)
+    for _ in range(4):
+        process.step((0.4, 0.2, 0.4))
+        bank: ScoreBank = process.bank
+        found = bank.observe(1, process.mask)
+        assert found == pytest.approx(plain.observe(model, process.mask, batches[1]), rel=1e-9)
