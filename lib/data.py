@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -84,10 +85,18 @@ class ImageSet(Dataset):
         if generator is not None:
             order = torch.randperm(len(self), generator=generator).to(device)
         for index in order.split(batch_size):
+            if not (self.crop or self.flip):
+                yield self._inputs[index], self.targets[index]
+                continue
             images = self.images[index]
             if generator is not None:
                 images = self._augment(images, generator)
             yield self.inputs(images), self.targets[index]
+
+    @cached_property
+    def _inputs(self) -> Tensor:
+        """All inputs, for a set whose images are never augmented."""
+        return self.inputs(self.images)
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Each image cropped and mirrored by its own draw."""

@@ -73,6 +73,7 @@ def _fit(
         lr=settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
+        fused=True,
     )
     steps = settings.epochs * math.ceil(len(train_set) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
