@@ -90,8 +90,10 @@ def test_piece(world, timed, network: str, piece: str) -> None:
     timed(lambda: PIECES[piece](there, process), 2.0, **what)
 
 
-MEMORY = """
-import resource, torch
+# Not ru_maxrss, which a process inherits from the one that started it.
+MEMORY = r"""
+import re, torch
+from pathlib import Path
 from benchmarks import plain
 from benchmarks.conftest import World
 from lib.panning import Panning
@@ -102,7 +104,7 @@ if {form!r} == "plain":
     plain.pan(there.model, there.batches, 0.99, 2, staged_policy())
 else:
     Panning(there.model, there.batches, 0.99, 12).run(staged_policy())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]))
 """
 
 

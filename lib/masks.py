@@ -229,10 +229,12 @@ def _window_average(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """An average over the windows of `max_pool2d`, as a convolution, which knows dilation too."""
+    """An average over the windows of `max_pool2d`; as a convolution where they are dilated."""
     pair = torch.nn.modules.utils._pair
     kernel = pair(kernel_size)
     stride, padding, dilation = pair(stride or kernel_size), pair(padding), pair(dilation)
+    if dilation == (1, 1):
+        return functional.avg_pool2d(x, kernel, stride, padding, ceil_mode)
     pooled = functional.max_pool2d(x.detach(), kernel, stride, padding, dilation, ceil_mode)
     height, width = pooled.shape[-2:]
     if ceil_mode:  # room for a last, partial window, which is there unless it starts in the padding

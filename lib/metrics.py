@@ -23,7 +23,7 @@ from .models import flatten, prunable, unflatten
 
 Batch = tuple[Tensor, Tensor]
 # Passes over all weights go by pieces that stay in a processor's cache.
-_CHUNK = 2**18
+_CHUNK = 2**19
 METRICS = ("synflow", "snip", "grasp")  # the order of p, everywhere
 
 
@@ -276,8 +276,9 @@ def fuse(scores: Mapping[str, Tensor], p: Mapping[str, float], form: str = "sum"
     """
     parts = [(p[name], score) for name, score in scores.items()]
     if form == "sum":
-        total = torch.zeros_like(parts[0][1])
-        for weight, score in parts:
+        (weight, score), *rest = parts
+        total = weight * score
+        for weight, score in rest:
             total.add_(score, alpha=weight)
         return total
     if form == "product":

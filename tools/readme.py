@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+NETWORKS = {"lenet5": "LeNet-5", "resnet32": "ResNet-32", "vgg16": "VGG-16"}
 START, END = "<!-- results: written by tools/readme.py -->", "<!-- end of results -->"
 
 
@@ -37,6 +38,17 @@ def claim(row: dict[str, str]) -> dict[str, str]:
     }
 
 
+def speed(row: dict[str, str]) -> dict[str, str]:
+    """Return a row of the table of speed as README shows it."""
+    return {
+        "network": NETWORKS[row["network"]],
+        "sparsity": f"{100 * float(row['sparsity']):g} %",
+        "times faster": f"{float(row['speedup']):.1f}",
+        "pruning, in epochs": f"{float(row['pruning']):.1f}",
+        "won back after": "never" if row["epochs"] == "inf" else f"{float(row['epochs']):.1f}",
+    }
+
+
 def section() -> str:
     """Return the results part of README.md, from the tables in figures/."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -57,6 +69,20 @@ where these seeds do not tell. The intervals speak of other initialisations, not
 images or of other agents. [`05_figures`](notebooks/05_figures.ipynb) makes the table.
 
 {markdown(claims).replace("---:", "---")}
+
+![Speed-up of a training step over sparsity](figures/training_speedup.png)
+
+Does it accelerate training, on the clock? A step of a pruned network without its dead channels
+(`lib.compact`), against a dense step, one thread, no GPU. With Panning's masks, pruning (T =
+{params["panning"]["steps"]}) costs so many epochs of dense training on 4,000 images, and is won
+back after so many:
+
+{markdown([speed(row) for row in rows("table_speed")])}
+
+![Cost of an iteration of Panning](figures/panning_cost.png)
+
+[`06_speed`](notebooks/06_speed.ipynb) tells what these times are made of; `make bench` measures
+them.
 {END}"""
 
 
