@@ -6,7 +6,7 @@ import pandas as pd
 
 from . import config
 from .files import whole
-from .plotting import LOOKS, percent
+from .plotting import LOOKS, UNCHANGED, percent
 from .results import interval
 
 
@@ -47,7 +47,7 @@ def settings_in_order(study: pd.DataFrame) -> dict[str, str]:
     """The settings of a study, the unchanged Panning first, then by accuracy."""
     mean = study.groupby("setting")["accuracy"].mean().sort_values(ascending=False)
     names = list(mean.index)
-    reference = [name for name in names if name in ("hand-made", "Panning")]
+    reference = [name for name in names if name in UNCHANGED]
     if not reference:  # the study of T has an order of its own
         names.sort(key=lambda name: int(name.rpartition(" ")[2]))
     return {name: name for name in [*reference, *(n for n in names if n not in reference)]}

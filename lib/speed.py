@@ -48,11 +48,12 @@ def in_steps(table: pd.DataFrame) -> pd.DataFrame:
 def speedups(table: pd.DataFrame) -> pd.DataFrame:
     """How many times faster a sparse training step is than the dense one, in the same layout.
 
-    Adds `speedup`, and `limit`, which no program beats that leaves out multiplications alone.
+    Adds `speedup`, and `limit`, which no program beats that leaves out multiplications alone. Dead
+    networks, of which no weight is effective, are left out: nothing of them is trained.
     """
     steps = table[(table["what"] == "training") & (table["form"] == "fast")]
     dense = steps[steps["method"] == "dense"].set_index("network")["value"]
-    sparse = steps[steps["method"] != "dense"]
+    sparse = steps[(steps["method"] != "dense") & (steps["kept"] > 0)]
     return sparse.assign(
         speedup=sparse["network"].map(dense) / sparse["value"], limit=1 / (1 - sparse["sparsity"])
     )
@@ -97,9 +98,10 @@ def panning_cost(table: pd.DataFrame) -> Figure:
         part = steps[(steps["what"] == "panning iteration") & (steps["form"] == form)]
         part = part.sort_values("weights")
         axes[0].plot(part["weights"], part["steps"], color=color, marker=marker, ls="", label=label)
-    for row in part.itertuples():
-        offset = {"textcoords": "offset points", "xytext": (0, 7), "ha": "center"}
-        axes[0].annotate(NAMES[row.network], (row.weights, row.steps), fontsize=7, **offset)
+    for index, row in enumerate(part.itertuples()):  # neighbours above and below their points
+        offset = {"textcoords": "offset points", "xytext": (0, -13 if index % 2 else 7)}
+        place = (row.weights, row.steps)
+        axes[0].annotate(NAMES[row.network], place, fontsize=7, ha="center", **offset)
     axes[0].set_xscale("log")
     axes[0].margins(x=0.15, y=0.15)
     axes[0].set(xlabel="prunable weights", title="a  one iteration (T = 100, all included)")
