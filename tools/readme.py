@@ -42,7 +42,7 @@ def speed(row: dict[str, str]) -> dict[str, str]:
     """Return a row of the table of speed as README shows it."""
     return {
         "network": NETWORKS[row["network"]],
-        "sparsity": f"{100 * float(row['sparsity']):g} %",
+        "sparsity": f"{float(row['sparsity']):g} %",
         "times faster": f"{float(row['speedup']):.1f}",
         "pruning, in epochs": f"{float(row['pruning']):.1f}",
         "won back after": "never" if row["epochs"] == "inf" else f"{float(row['epochs']):.1f}",
