@@ -2,7 +2,7 @@
 # minutes). Inside a conda environment (environment.yml) call the commands themselves: `dvc repro`.
 
 .DEFAULT_GOAL := all
-.PHONY: all rebuild test bench lab lint lock clean help
+.PHONY: all rebuild full rebuild-full test bench lab lint lock clean help
 
 # Every command below, and every stage that DVC starts, finds the environment's programs first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -12,6 +12,12 @@ all: .venv/.installed  ## Rebuild the figures and tables that are out of date (t
 
 rebuild: .venv/.installed  ## Rebuild everything from nothing and compare it with what is committed
 	python tools/rebuild.py
+
+full: .venv/.installed  ## Bring the full study up to date, behind README's claims (some two hours from nothing)
+	dvc repro profiles/full/dvc.yaml
+
+rebuild-full: .venv/.installed  ## Rebuild the full study from nothing and compare it with what is committed
+	python tools/rebuild.py profiles/full/dvc.yaml
 
 test: .venv/.installed  ## Run the tests
 	python -m pytest
@@ -39,7 +45,7 @@ clean:  ## Remove executed notebooks and kept cells (executed/*.ipynb and .cache
 	rm -rf executed/*.ipynb .cache
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' Makefile
 
 # The stamp is newer than both files as long as the environment is what they say.
 # The second install adds `lib` alone, with the setuptools just installed, so it needs no network.

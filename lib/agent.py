@@ -1,4 +1,4 @@
-"""The TD3 agent: trained by stable-baselines3, kept as plain weights, used as a policy.
+"""The agent, TD3: trained by stable-baselines3, kept as plain weights, used as a policy.
 
 Training runs in fixed segments. At each seam every generator is seeded anew and the environment is
 reset, so that a run which is continued from the checkpoint of a seam is the run which was never
@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3 import TD3
+from gymnasium.wrappers import TransformReward
+from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import config
 from .bank import Extremes
-from .environment import PanningEnv
+from .environment import ACTIONS, PanningEnv
 from .files import whole
 
 STATE, ACTION = 7, 3
@@ -55,12 +57,17 @@ class AgentPolicy:
         self.card = dict(card)
         self.extremes = Extremes(*(tuple(card["extremes"][k]) for k in ("loss", "grad_norm_sq")))
         self.sparsity = tuple(card["sparsity"])
+        self._weights = ACTIONS[card.get("action", "linear")]
 
     @torch.no_grad()
     def __call__(self, state: np.ndarray) -> tuple[float, ...]:
         """The weights p for (SynFlow, SNIP, GraSP), each in [0, 1], from a state (7,)."""
         action = self.actor(torch.as_tensor(state, dtype=torch.float32))
-        return tuple(((action.double() + 1) / 2).tolist())
+        return tuple(self._weights(action.double().numpy()).tolist())
+
+    def plain(self) -> dict[str, Any]:
+        """The policy as plain values, for a cell of a grid; `experiments.make_policy` reads it."""
+        return {"weights": self.actor.state_dict(), "card": self.card}
 
 
 def _files(path: str | Path) -> tuple[Path, Path]:
@@ -132,7 +139,7 @@ def train_agent(
     log_folder: Path | None = None,
     progress: bool = True,
 ) -> tuple[AgentPolicy, list[dict[str, float]]]:
-    """Train TD3 on `env`.
+    """Train TD3, or what `settings` name, on `env`.
 
     Args:
         env: The environment.
@@ -146,8 +153,9 @@ def train_agent(
     Returns:
         The policy, and a row for each episode: step, target sparsity, return, length.
     """
-    monitored = Monitor(env)
-    td3 = TD3(
+    monitored = TransformReward(Monitor(env), lambda r: settings.reward_scale * r)
+    algorithm, ours = _algorithm(settings)
+    learner = algorithm(
         "MlpPolicy",
         monitored,
         learning_rate=settings.learning_rate,
@@ -156,16 +164,11 @@ def train_agent(
         batch_size=settings.batch_size,
         tau=settings.tau,
         gamma=settings.gamma,
-        action_noise=NormalActionNoise(
-            np.zeros(ACTION), np.full(ACTION, settings.exploration_noise)
-        ),
-        policy_delay=settings.policy_delay,
-        target_policy_noise=settings.policy_noise,
-        target_noise_clip=settings.noise_clip,
         policy_kwargs={"net_arch": list(settings.hidden)},
         tensorboard_log=str(log_folder) if log_folder else None,
         seed=seed,
         device="cpu",  # the networks are small, and every action is wanted on the CPU
+        **ours,
     )
     episodes: list[dict[str, float]] = []
     segments = range(0, settings.steps, settings.checkpoint_every)
@@ -173,29 +176,29 @@ def train_agent(
     if checkpoints and (done := sorted(checkpoints.glob("seam-*/episodes.json"))):
         folder = done[-1].parent
         first = int(folder.name.removeprefix("seam-"))
-        td3 = TD3.load(folder / "td3.zip", env=monitored, device="cpu")
-        td3.load_replay_buffer(folder / "replay.pkl")
+        learner = algorithm.load(folder / "agent.zip", env=monitored, device="cpu")
+        learner.load_replay_buffer(folder / "replay.pkl")
         episodes = json.loads((folder / "episodes.json").read_text())
     with tqdm(
         mininterval=2,
         total=settings.steps,
-        initial=td3.num_timesteps,
-        desc=f"TD3, seed {seed}",
+        initial=learner.num_timesteps,
+        desc=f"{algorithm.__name__}, seed {seed}",
         disable=not progress,
     ) as bar:
         for segment, start in list(enumerate(segments))[first:]:
-            td3.set_random_seed(1000 * seed + segment)
-            td3._last_obs = None  # makes stable-baselines3 reset the environment
-            td3.learn(
+            learner.set_random_seed(1000 * seed + segment)
+            learner._last_obs = None  # makes stable-baselines3 reset the environment
+            learner.learn(
                 min(settings.checkpoint_every, settings.steps - start),
                 callback=_Progress(episodes, bar),
                 reset_num_timesteps=False,
                 tb_log_name=f"seed-{seed}",
             )
             if checkpoints:
-                _checkpoint(td3, episodes, checkpoints / f"seam-{segment + 1:04d}")
+                _checkpoint(learner, episodes, checkpoints / f"seam-{segment + 1:04d}")
     card = {
-        "algorithm": "TD3",
+        "algorithm": algorithm.__name__,
         "seed": seed,
         "steps": settings.steps,
         "hidden": list(settings.hidden),
@@ -203,19 +206,42 @@ def train_agent(
         "sparsity": list(env.sparsity_range),
         "alpha": env.alpha,
         "grad_weight": env.grad_weight,
+        "action": env.action,
+        "objective": env.objective,
         "extremes": {"loss": env.extremes.loss, "grad_norm_sq": env.extremes.grad_norm_sq},
     }
-    actor = td3.policy.actor.mu.state_dict()
-    return AgentPolicy(
-        {k: v.clone() for k, v in actor.items()}, json.loads(json.dumps(card))
-    ), episodes
+    weights = {name: tensor.clone() for name, tensor in _actor(learner).state_dict().items()}
+    return AgentPolicy(weights, json.loads(json.dumps(card))), episodes
 
 
-def _checkpoint(td3: TD3, episodes: list[dict[str, float]], folder: Path) -> None:
+def _algorithm(settings: config.Agent) -> tuple[type[OffPolicyAlgorithm], dict[str, Any]]:
+    """The algorithm of stable-baselines3, and the settings that it alone has."""
+    if settings.algorithm == "sac":
+        return SAC, {}
+    if settings.algorithm != "td3":
+        raise ValueError(f"agent.algorithm must be 'td3' or 'sac', got {settings.algorithm!r}")
+    noise = NormalActionNoise(np.zeros(ACTION), np.full(ACTION, settings.exploration_noise))
+    return TD3, {
+        "action_noise": noise,
+        "policy_delay": settings.policy_delay,
+        "target_policy_noise": settings.policy_noise,
+        "target_noise_clip": settings.noise_clip,
+    }
+
+
+def _actor(agent: OffPolicyAlgorithm) -> nn.Sequential:
+    """What acts without exploration noise; SAC's squashes the mean of its Gaussian."""
+    actor = agent.policy.actor
+    return actor.mu if isinstance(agent, TD3) else nn.Sequential(*actor.latent_pi, actor.mu)
+
+
+def _checkpoint(
+    learner: OffPolicyAlgorithm, episodes: list[dict[str, float]], folder: Path
+) -> None:
     """Keep the state at a seam; a half-written one has no episodes.json and is not found."""
     folder.mkdir(parents=True, exist_ok=True)
-    td3.save(folder / "td3.zip")
-    td3.save_replay_buffer(folder / "replay.pkl")
+    learner.save(folder / "agent.zip")
+    learner.save_replay_buffer(folder / "replay.pkl")
     with whole(folder / "episodes.json") as file:
         file.write(json.dumps(episodes).encode())
     for old in folder.parent.glob("seam-*"):

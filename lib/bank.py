@@ -6,23 +6,17 @@ each scoring batch, and not once for each iteration.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from . import metrics
 from .compaction import Channels, pick
+from .fusion import SCORES
 from .metrics import METRICS, Batch
 from .models import prunable, unflatten
-
-SCORES: dict[str, Callable[[Tensor], Tensor]] = {
-    "normalised": metrics.normalise,
-    "absolute": torch.abs,
-    "signed": lambda scores: scores,
-}
 
 
 class Observation(NamedTuple):

@@ -10,7 +10,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,11 +96,14 @@ class Environment:
     alpha: float  # weight of |effective - target sparsity| in the reward
     grad_weight: float  # weight w of the gradient-norm term in the reward
     calibration_steps: int  # iterations of the roll-outs that measure the range of the losses
+    action: str = "linear"  # how an action becomes p: "linear" or "logarithmic"
+    objective: str = "paper"  # what is rewarded: "paper" or "trainability"
+    trial_steps: int = 100  # of training, for the objective "trainability"
 
 
 @dataclass(frozen=True)
 class Agent:
-    """TD3, and how its policy is judged."""
+    """The agent, TD3 by default, and how its policy is judged."""
 
     steps: int
     learning_rate: float
@@ -117,6 +120,8 @@ class Agent:
     seeds: tuple[int, ...]  # the first one is the agent that ships
     evaluation_sparsities: tuple[float, ...]
     evaluation_seeds: tuple[int, ...]  # of networks that the agent has not seen
+    algorithm: str = "td3"  # or "sac"
+    reward_scale: float = 1.0  # what the reward is multiplied by before it is learned from
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,8 @@ def _coerce(kind: object, value: object, where: str) -> object:
             raise TypeError(f"{where} must have {len(inner)} entries, got {value!r}")
         pairs = enumerate(zip(inner, value, strict=True))
         return tuple(_coerce(each, item, f"{where}[{i}]") for i, (each, item) in pairs)
+    if is_dataclass(kind):
+        return _section(kind, value, where.removeprefix("params: "))
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
@@ -180,11 +187,15 @@ def _coerce(kind: object, value: object, where: str) -> object:
     return value
 
 
-def parse(**sections: Mapping) -> SimpleNamespace:
+def parse(known: Mapping[str, type] = SECTIONS, /, **sections: Mapping) -> SimpleNamespace:
     """Sections of params.yaml as checked, frozen dataclasses.
 
     >>> parse(scoring={"per_class": 10, "count": 10, "temperature": 200}).scoring.per_class
     10
+
+    Args:
+        known: The sections that there are, by name; those of params.yaml by default.
+        **sections: {key: value} of each.
 
     Raises:
         ValueError: A section or a key is unknown or missing.
@@ -192,25 +203,34 @@ def parse(**sections: Mapping) -> SimpleNamespace:
     """
     out = {}
     for name, values in sections.items():
-        if name not in SECTIONS:
-            raise ValueError(f"params: unknown section {name!r}; known are {', '.join(SECTIONS)}")
-        if not isinstance(values, Mapping):
-            raise TypeError(f"params: section {name!r} must be a mapping, got {values!r}")
-        cls = SECTIONS[name]
-        known = {field.name: field for field in fields(cls)}
-        if unknown := set(values) - set(known):
-            raise ValueError(
-                f"params: unknown key {sorted(unknown)[0]!r} in section {name!r}; "
-                f"known are {', '.join(known)}"
-            )
-        required = {key for key, field in known.items() if field.default is MISSING}
-        if missing := required - set(values):
-            raise ValueError(f"params: section {name!r} lacks the key {sorted(missing)[0]!r}")
-        kinds = typing.get_type_hints(cls)
-        out[name] = cls(
-            **{key: _coerce(kinds[key], v, f"params: {name}.{key}") for key, v in values.items()}
-        )
+        if name not in known:
+            raise ValueError(f"params: unknown section {name!r}; known are {', '.join(known)}")
+        out[name] = _section(known[name], values, name)
     return types.SimpleNamespace(**out)
+
+
+def _section(cls: type, values: object, where: str) -> object:
+    """A mapping as the dataclass `cls`, checked; errors say where it stands."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"params: section {where!r} must be a mapping, got {values!r}")
+    known = {field.name: field for field in fields(cls)}
+    if unknown := set(values) - set(known):
+        raise ValueError(
+            f"params: unknown key {sorted(unknown)[0]!r} in section {where!r}; "
+            f"known are {', '.join(known)}"
+        )
+    required = {key for key, field in known.items() if field.default is MISSING}
+    if missing := required - set(values):
+        raise ValueError(f"params: section {where!r} lacks the key {sorted(missing)[0]!r}")
+    kinds = typing.get_type_hints(cls)
+    return cls(
+        **{key: _coerce(kinds[key], v, f"params: {where}.{key}") for key, v in values.items()}
+    )
+
+
+def changed(section: object, **changes: object) -> object:
+    """A section with some of its values replaced, checked as if params.yaml had them."""
+    return _section(type(section), asdict(section) | changes, type(section).__name__.lower())
 
 
 def root() -> Path:
@@ -227,13 +247,13 @@ def root() -> Path:
     )
 
 
-def load(path: Path | None = None) -> SimpleNamespace:
+def load(path: Path | None = None, known: Mapping[str, type] = SECTIONS) -> SimpleNamespace:
     """All sections of a params file (default: the repository's params.yaml)."""
     path = path or root() / "params.yaml"
     values = yaml.safe_load(path.read_text())
-    if missing := set(SECTIONS) - set(values):
+    if missing := set(known) - set(values):
         raise ValueError(f"{path.name}: lacks the section {sorted(missing)[0]!r}")
-    return parse(**values)
+    return parse(known, **values)
 
 
 def setup() -> None:

@@ -67,14 +67,31 @@ class ImageSet(Dataset):
             raise ValueError(f"fraction must be in (0, 1], got {fraction}")
         if fraction == 1:
             return self
+        index = self._choose(fraction, seed)
+        return replace(self, images=self.images[index], targets=self.targets[index])
+
+    def split(self, fraction: float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
+        """This set without a random `fraction` of each class, and that fraction."""
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+        out = self._choose(fraction, seed)
+        rest = torch.ones(len(self), dtype=torch.bool, device=self.targets.device)
+        rest[out] = False
+        parts = (rest.nonzero().squeeze(1), out)
+        first, second = (
+            replace(self, images=self.images[i], targets=self.targets[i]) for i in parts
+        )
+        return first, second
+
+    def _choose(self, fraction: float, seed: int) -> Tensor:
+        """Indices of a random `fraction` of each class, at least one of it, in order."""
         generator = torch.Generator().manual_seed(seed)
         chosen = []
         for label in range(self.num_classes):
             members = (self.targets == label).nonzero().squeeze(1)
             count = max(1, round(fraction * len(members)))
             chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
-        index = torch.cat(chosen).sort().values
-        return replace(self, images=self.images[index], targets=self.targets[index])
+        return torch.cat(chosen).sort().values
 
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None

@@ -11,15 +11,28 @@ from torch import nn
 from .bank import Extremes, Observation
 from .metrics import METRICS, Batch
 from .panning import Panning, calibrate
+from .probes import trainability
+
+# How an action a in [-1, 1] becomes a weight p in [0, 1]. A score's order does not change when all
+# three weights are scaled, so that equal steps of the logarithm are equal steps of what they do.
+ACTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": lambda a: (a + 1) / 2,
+    "logarithmic": lambda a: 10 ** (3 * (a - 1) / 2),  # from 0.001 to 1
+}
+OBJECTIVES = ("paper", "trainability")
 
 
 class Reward(NamedTuple):
-    """The four terms of R_t, none of them positive; their sum is the reward."""
+    """The terms of R_t, none of them positive; their sum is the reward.
 
-    loss: float  # -|𝒩(L) - 𝒩(L_s)|
-    grad_norm: float  # -w |𝒩(ΔL) - 𝒩(ΔL_s)|
-    sparsity: float  # -α |ρ_e - ρ_t|
-    dead: float  # -(T - t + 1) where no path is left
+    The paper's are the first four. With the objective "trainability" the first three are 0.
+    """
+
+    loss: float = 0.0  # -|𝒩(L) - 𝒩(L_s)|
+    grad_norm: float = 0.0  # -w |𝒩(ΔL) - 𝒩(ΔL_s)|
+    sparsity: float = 0.0  # -α |ρ_e - ρ_t|
+    dead: float = 0.0  # -(T - t + 1) where no path is left
+    trainability: float = 0.0  # at t = T: minus the loss after a few steps of training
 
 
 def reward(
@@ -55,7 +68,9 @@ class PanningEnv(gymnasium.Env):
 
     Action: `Box(-1, 1, (3,), float32)`; p_i = (a_i + 1) / 2 weighs SynFlow, SNIP and GraSP.
 
-    Reward: see `reward`. `info` holds the raw terms of state and reward.
+    Reward: see `reward`; or, with the objective "trainability", nothing until the last iteration,
+    and then minus the loss that the sparse network has after `trial_steps` steps of training on the
+    scoring batches (`probes.trainability`). `info` holds the raw terms of state and reward.
 
     Episode: T iterations on one network, ended sooner by a dead network. The target sparsity is
     drawn at each reset, its *density* log-uniformly from the range, so that each decade of density
@@ -71,6 +86,9 @@ class PanningEnv(gymnasium.Env):
         grad_weight: w of the reward.
         extremes: The range of 𝒩; by default measured on this network, see `calibrate`.
         calibration_steps: Iterations of each roll-out that measures it.
+        action: How an action becomes p, a name in `ACTIONS`.
+        objective: What is rewarded, a name in `OBJECTIVES`.
+        trial_steps: Of training, for the objective "trainability".
         **settings: Further settings of `Panning`, such as `schedule`.
     """
 
@@ -87,8 +105,15 @@ class PanningEnv(gymnasium.Env):
         grad_weight: float = 0.2,
         extremes: Extremes | None = None,
         calibration_steps: int = 20,
+        action: str = "linear",
+        objective: str = "paper",
+        trial_steps: int = 100,
         **settings: Any,
     ):
+        if action not in ACTIONS:
+            raise ValueError(f"action must be one of {', '.join(ACTIONS)}, got {action!r}")
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
         low, high = sparsity if isinstance(sparsity, Sequence) else (sparsity, sparsity)
         if not 0 <= low <= high <= 1 or low == 1:
             raise ValueError(
@@ -98,6 +123,7 @@ class PanningEnv(gymnasium.Env):
         single = 1 - 1 / self.panning.bank.total
         self.sparsity_range = (min(low, single), min(high, single))
         self.alpha, self.grad_weight = alpha, grad_weight
+        self.action, self.objective, self.trial_steps = action, objective, trial_steps
         self.extremes = extremes or calibrate(
             self.panning, sorted({*self.sparsity_range}), calibration_steps
         )
@@ -121,9 +147,16 @@ class PanningEnv(gymnasium.Env):
         return self._state(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One iteration with p = (action + 1) / 2."""
-        p = (np.clip(np.asarray(action, dtype=np.float64), -1, 1) + 1) / 2
+        """One iteration with p = (action + 1) / 2, or as the setting `action` has it."""
+        self.panning.step(ACTIONS[self.action](np.clip(np.asarray(action, np.float64), -1, 1)))
+        return self._answer()
+
+    def apply(self, p: Sequence[float]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """`step` for who has p and no action: a policy."""
         self.panning.step(p)
+        return self._answer()
+
+    def _answer(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         terms = self._reward()
         info = self._info() | {f"reward_{k}": v for k, v in terms._asdict().items()}
         # Time is in the state, so the last iteration is an end of the task and no truncation.
@@ -132,6 +165,13 @@ class PanningEnv(gymnasium.Env):
 
     def _reward(self) -> Reward:
         process = self.panning
+        if self.objective == "trainability":
+            dead = -float(process.steps - process.t + 1) if process.dead else 0.0
+            if not process.done:
+                return Reward(dead=dead)
+            bank = process.bank
+            loss = trainability(bank.model, process.effective, bank.batches, self.trial_steps)
+            return Reward(dead=dead, trainability=-loss)
         return reward(
             process.observe(),
             self.extremes,
@@ -163,7 +203,7 @@ def rollout(
     rows, terminated = [], False
     while not terminated:
         p = policy(state)
-        state, value, terminated, _, info = env.step(2 * np.asarray(p) - 1)
+        state, value, terminated, _, info = env.apply(p)
         chosen = {f"p_{name}": float(weight) for name, weight in zip(METRICS, p, strict=True)}
         rows.append({"iteration": env.panning.t, "reward": value} | chosen | info)
     return rows

@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from . import config, datasets, masks
+from . import config, datasets, masks, metrics, probes, sanity
 from .agent import AgentPolicy, train_agent
 from .data import ImageSet, load_data, scoring_batches
 from .environment import PanningEnv, rollout
@@ -25,6 +25,10 @@ from .models import build_model, flatten, unflatten
 from .policies import constant_policy, random_policy, staged_policy
 from .training import evaluate, train
 
+Masks = Mapping[str, Tensor]
+# Added to a cell's seed for weights that are drawn anew: no experiment's own.
+OTHER = 1000
+
 
 @lru_cache(maxsize=4)
 def _kept(name: str, device: str, version: str) -> tuple[ImageSet, ImageSet]:
@@ -33,7 +37,8 @@ def _kept(name: str, device: str, version: str) -> tuple[ImageSet, ImageSet]:
     return train_set.to(where), test_set.to(where)
 
 
-def _load(name: str, device: str) -> tuple[ImageSet, ImageSet]:
+def load(name: str, device: str) -> tuple[ImageSet, ImageSet]:
+    """The training and the test set called `name`, on a device; kept for the next cell."""
     return _kept(name, device, datasets.version(name))
 
 
@@ -65,6 +70,19 @@ def make_policy(description: Any) -> Callable:
     return constant_policy(description)
 
 
+def seen_before_training(model: nn.Module, kept: Masks, batch: Batch) -> dict[str, float]:
+    """Loss, squared gradient norm and Jacobian of the sparse network, on one scoring batch."""
+    mask = flatten(kept)
+    loss, gradients = metrics.loss_and_gradient(model, mask, batch, 1.0)
+    singular = probes.jacobian_singular_values(model, kept, batch[0])
+    return {
+        "initial_loss": loss.item(),
+        "initial_grad_norm_sq": metrics.grad_norm_sq(gradients, mask).item(),
+        "jacobian_mean": singular.mean().item(),
+        "jacobian_max": singular.max().item(),
+    }
+
+
 # --- cells -----------------------------------------------------------------------------------
 
 
@@ -83,7 +101,9 @@ def prune_and_train(
     steps: int | None = None,
     policy: Any = None,
     settings: Mapping[str, Any] | None = None,
-    shuffle: bool = False,
+    check: str | None = None,
+    holdout: float = 0.0,
+    probe: bool = False,
 ) -> dict[str, float]:
     """Prune a fresh network, train it, test it after the last epoch.
 
@@ -104,15 +124,27 @@ def prune_and_train(
         steps: T, where the method iterates.
         policy: For Panning, see `make_policy`.
         settings: Further settings of `Panning`.
-        shuffle: Whether the mask is shuffled within each layer, a sanity check.
+        check: A name in `sanity.CHECKS`: what the method is deprived of.
+        holdout: A fraction of the training images that is neither scored nor trained on, and takes
+            the place of the test images: for whatever is chosen by accuracy.
+        probe: Whether to look at the sparse network before training it, see `probes`.
     """
-    train_set, test_set = _load(data, device)
+    if check is not None and check not in sanity.CHECKS:
+        raise ValueError(f"check must be one of {', '.join(sanity.CHECKS)}, got {check!r}")
+    train_set, test_set = load(data, device)
+    if holdout:
+        train_set, test_set = train_set.split(holdout, seed)
     train_set = train_set.subset(fraction, seed)
     model = make_network(network, width, seed, train_set, device)
     found: dict[str, float] = {"sparsity_reached": 0.0, "effective_sparsity": 0.0}
     kept = None
     if method != "dense":
+        generator = torch.Generator().manual_seed(seed)
         batches = make_batches(train_set, scoring, seed)
+        if check == "pixels":
+            batches = sanity.shuffle_pixels(batches, generator)
+        elif check == "labels":
+            batches = sanity.shuffle_labels(batches, generator)
         chosen = None if policy is None else make_policy(policy)
         result = pan(
             model,
@@ -123,19 +155,35 @@ def prune_and_train(
             method=method,
             temperature=scoring.temperature,
             seed=seed,
-            **(settings or {}),
+            **{**(settings or {}), **({"invert": True} if check == "inverted" else {})},
         )
         kept = result.effective
-        if shuffle:  # other places in the same layers, and so other paths
-            shuffled = masks.shuffle_layers(result.masks, torch.Generator().manual_seed(seed))
+        if check == "shuffled":  # other places in the same layers, and so other paths
+            shuffled = sanity.shuffle_layers(result.masks, generator)
             effective = masks.effective_mask(model, flatten(shuffled), batches[0][0])
             kept = unflatten(effective, shuffled)
+        elif check == "reinitialised":
+            model = make_network(network, width, seed + OTHER, train_set, device)
         found["sparsity_reached"] = result.sparsity
         found["effective_sparsity"] = masks.sparsity(flatten(kept))
         found["reactivated"] = int(result.history["reactivated"].sum())
+        if probe:
+            found |= seen_before_training(model, kept, batches[0])
+    return found | train_and_test(model, train_set, test_set, training, kept, seed)
+
+
+def train_and_test(
+    model: nn.Module,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    training: config.Training,
+    kept: Masks | None,
+    seed: int,
+) -> dict[str, float]:
+    """Train a network in place, and say how it stands after the last epoch."""
     losses = train(model, train_set, training, kept, seed)
     accuracy, loss = evaluate(model, test_set)
-    found |= {"accuracy": accuracy, "test_loss": loss, "train_loss": losses[-1]}
+    found = {"accuracy": accuracy, "test_loss": loss, "train_loss": losses[-1]}
     # A sparse network starts on a plateau at ln(classes). One that is there still was not trained.
     return found | {"left_plateau": losses[-1] < 0.95 * math.log(train_set.num_classes)}
 
@@ -149,10 +197,12 @@ def make_environment(
     width: float,
     seed: int,
     device: str = "auto",
+    fraction: float = 1.0,
     settings: Mapping[str, Any] | None = None,
 ) -> PanningEnv:
     """The environment of params.yaml, on a network of one's choice."""
-    train_set, _ = _load(data, device)
+    train_set, _ = load(data, device)
+    train_set = train_set.subset(fraction, seed)
     return PanningEnv(
         make_network(network, width, seed, train_set, device),
         make_batches(train_set, scoring, seed),
@@ -161,6 +211,9 @@ def make_environment(
         alpha=environment.alpha,
         grad_weight=environment.grad_weight,
         calibration_steps=environment.calibration_steps,
+        action=environment.action,
+        objective=environment.objective,
+        trial_steps=environment.trial_steps,
         temperature=scoring.temperature,
         **(settings or {}),
     )

@@ -27,7 +27,7 @@ from .files import whole
 Cell = Mapping[str, Any]
 
 # Packages that have a part in the numbers of a cell.
-COMPUTES = ("torch", "torchvision", "numpy", "stable-baselines3", "gymnasium")
+COMPUTES = ("torch", "torchvision", "numpy", "stable-baselines3", "gymnasium", "optuna")
 
 
 def closure(module: str) -> set[Path]:

@@ -104,17 +104,6 @@ def erk_counts(weights: Mapping[str, Tensor], k: int) -> list[int]:
     return counts
 
 
-def shuffle_layers(
-    masks: Mapping[str, Tensor], generator: torch.Generator | None = None
-) -> dict[str, Tensor]:
-    """A sanity check (Frankle et al. 2021): each layer's mask permuted, its count kept."""
-    out = {}
-    for name, mask in masks.items():
-        order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
-        out[name] = mask.reshape(-1)[order].view(mask.shape)
-    return out
-
-
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """Prune `model` in place with {parameter name: mask}, through `torch.nn.utils.prune`.
 

@@ -10,7 +10,6 @@ so can return.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import reduce
 from typing import Any
 
 import torch
@@ -22,8 +21,6 @@ from torch.overrides import TorchFunctionMode
 from .models import flatten, prunable, unflatten
 
 Batch = tuple[Tensor, Tensor]
-# Passes over all weights go by pieces that stay in a processor's cache.
-_CHUNK = 2**19
 METRICS = ("synflow", "snip", "grasp")  # the order of p, everywhere
 
 
@@ -236,51 +233,3 @@ def synflow(
     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
     theta = (weight.detach() for weight in weights.values())
     return flatten([g.mul_(w) for g, w in zip(gradients, theta, strict=True)])
-
-
-def normalise(scores: Tensor) -> Tensor:
-    """Z(s) = |s - mean(s)| / std(s) over all N weights at once; 0 everywhere where std is 0.
-
-    Mean, difference and (sample) standard deviation are taken in float64, for SynFlow's scores
-    span more orders of magnitude than float32 adds up; Z itself is well within float32.
-
-    Args:
-        scores: (N,), signed.
-
-    Returns:
-        (N,), float32.
-
-    Raises:
-        ValueError: A score is NaN or infinite.
-    """
-    parts = [part.double() for part in scores.split(_CHUNK)]
-    mean = sum(part.sum() for part in parts) / len(scores)
-    squares = sum((deviation := part - mean).dot(deviation) for part in parts)
-    std = (squares / max(1, len(scores) - 1)).sqrt()
-    if not torch.isfinite(std):
-        raise ValueError("scores hold NaN or infinity: look at the weights and at the batch")
-    out = torch.zeros(len(scores), dtype=torch.float32, device=scores.device)
-    if std > 1e-14 * mean.abs():  # the mean of equal numbers need not be that number, rounded
-        for part, z in zip(parts, out.split(_CHUNK), strict=True):
-            z.copy_((part - mean).abs_().div_(std))
-    return out
-
-
-def fuse(scores: Mapping[str, Tensor], p: Mapping[str, float], form: str = "sum") -> Tensor:
-    """S = Σ pᵢ Zᵢ, or Π Zᵢ^pᵢ, the ablation; (N,) from (N,) each.
-
-    Args:
-        scores: At least one metric's scores, by name.
-        p: The weight of each metric in `scores`, in [0, 1].
-        form: "sum" or "product".
-    """
-    parts = [(p[name], score) for name, score in scores.items()]
-    if form == "sum":
-        (weight, score), *rest = parts
-        total = weight * score
-        for weight, score in rest:
-            total.add_(score, alpha=weight)
-        return total
-    if form == "product":
-        return reduce(torch.Tensor.mul_, (score**weight for weight, score in parts))
-    raise ValueError(f"form must be 'sum' or 'product', got {form!r}")

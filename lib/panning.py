@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import masks as masking
-from . import metrics
 from .bank import Extremes, Observation, ScoreBank
+from .fusion import fuse
 from .metrics import METRICS, Batch
 from .models import flatten, unflatten
 from .policies import P, check_p, constant_policy, random_policy, staged_policy, targets
@@ -61,10 +61,11 @@ class Panning:
         reactivate: Whether removed weights compete again on equal terms. Without it the loop is
             iterative pruning.
         gradients: Whether SNIP and GraSP are those of the "dense" or the "masked" network.
-        score: What is done to each metric before the fusion: "normalised" is Z(s), "absolute" |s|,
-            "signed" s itself.
+        score: What is done to each metric before the fusion, a name in `fusion.SCORES`:
+            "normalised" is Z(s), "absolute" |s|, "signed" s itself.
         fusion: "sum" or "product".
         control: None, or a score that ignores p: "magnitude", "random" or "erk".
+        invert: Whether the *worst* weights are kept, a sanity check (Frankle et al. 2021).
         temperature: The logits are divided by it in the scoring loss.
         seed: Of the controls' noise.
     """
@@ -82,6 +83,7 @@ class Panning:
         score: str = "normalised",
         fusion: str = "sum",
         control: str | None = None,
+        invert: bool = False,
         temperature: float = 200.0,
         seed: int = 0,
     ):
@@ -95,7 +97,7 @@ class Panning:
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.schedule, self.steps = schedule, steps
         self.reactivate, self.gradients, self.fusion = reactivate, gradients, fusion
-        self.control, self.seed = control, seed
+        self.control, self.invert, self.seed = control, invert, seed
         self.targets = targets(sparsity, steps, schedule)  # before the costly copy: it may raise
         self.bank = ScoreBank(model, batches, score, temperature)
         self.reset(sparsity)
@@ -141,8 +143,8 @@ class Panning:
         """The present mask's effective part."""
         return unflatten(self.effective_mask.clone(), self.bank.weights)
 
-    def _scores(self, p: P) -> Tensor:
-        """S, (N,): the fused score of every weight, removed or not."""
+    def scores(self, p: P) -> Tensor:
+        """S, (N,): the fused score that every weight, removed or not, has now with these p."""
         if self.control:
             return self._control_scores()
         index = self.t % len(self.bank.batches)
@@ -157,7 +159,7 @@ class Panning:
                 scores[name] = self.bank.dense(index)[name]
         if not scores:  # p = 0: nothing speaks for any weight, and the tie rule decides
             return torch.zeros(self.bank.total, device=self.mask.device)
-        return metrics.fuse(scores, weights, self.fusion)
+        return fuse(scores, weights, self.fusion)
 
     def _control_scores(self) -> Tensor:
         theta = flatten(self.bank.weights).detach()
@@ -186,7 +188,9 @@ class Panning:
         p = check_p(p)
         if self.done:
             raise RuntimeError(f"all {self.steps} iterations are over: call reset() to start again")
-        scores = self._scores(p)
+        scores = self.scores(p)
+        if self.invert:
+            scores = -scores
         if not self.reactivate:
             scores = scores.masked_fill(~self.mask, -math.inf)
         target = self.targets[self.t]

@@ -39,6 +39,7 @@ LOOKS = {
     "snip": Look("SNIP", "#0072B2", "s"),
     "grasp": Look("GraSP", "#009E73", "D"),
     "erk": Look("ERK random", "#DDCC77", "+", ":"),
+    "panning+shuffled": Look("random at Panning's densities", "#CC6677", "1", ":"),
     "force": Look("FORCE", "#117733", "p", "--"),
     "synflow": Look("SynFlow", "#E69F00", "^"),
     "iterative_snip": Look("iterative SNIP", "#332288", "P", "--"),
@@ -83,7 +84,7 @@ def style(settings: config.Figures | None = None) -> None:
     )
 
 
-def _width() -> float:
+def figure_width() -> float:
     """Width of a whole figure, in inches."""
     return mpl.rcParams["figure.figsize"][0]
 
@@ -115,6 +116,16 @@ def density_axis(ax: Axes, sparsities: Iterable[float]) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda density, _: percent(1 - density)))
     ax.set_xlabel("sparsity")
+
+
+def difference_axis(ax: Axes, linear: float = 2) -> None:
+    """A horizontal axis for differences: linear near 0, logarithmic beyond, plain numbers."""
+    ax.axvline(0, color="0.4", linewidth=0.8)
+    ax.set_xscale("symlog", linthresh=linear)
+    marks = [m for m in (0.1, 1, 10, 100) if m >= linear / 3]
+    ax.xaxis.set_major_locator(FixedLocator([-m for m in marks[::-1]] + [0, *marks]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _curve(ax: Axes, x: np.ndarray, band: pd.DataFrame, look: Look) -> None:
@@ -151,7 +162,7 @@ def metrics_overview(
     scores: pd.DataFrame, correlation: pd.DataFrame, overlap: pd.DataFrame, densities: pd.DataFrame
 ) -> Figure:
     """Notebook 01: distributions, rank correlation, overlap of masks, layer densities."""
-    figure, axes = plt.subplots(2, 2, figsize=(_width(), 0.72 * _width()))
+    figure, axes = plt.subplots(2, 2, figsize=(figure_width(), 0.72 * figure_width()))
     for name, part in scores.groupby("metric", sort=False):
         look = METRIC_LOOKS[name]
         axes[0, 0].plot(part["log10_z"], part["fraction"], color=look.color, label=look.label)
@@ -210,7 +221,7 @@ def metrics_overview(
 
 def force_transfer(flow: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     """Notebook 02: weights that leave and return, settling of the mask, layer densities."""
-    figure, axes = plt.subplots(1, 3, figsize=(_width(), 0.36 * _width()))
+    figure, axes = plt.subplots(1, 3, figsize=(figure_width(), 0.36 * figure_width()))
     panning = flow[flow["method"] == "panning"]
     axes[0].plot(panning["iteration"], panning["removed"], color="0.35", label="removed")
     axes[0].plot(
@@ -241,7 +252,7 @@ def force_transfer(flow: pd.DataFrame, layers: pd.DataFrame) -> Figure:
 
 def panning_vs_iterative(table: pd.DataFrame, confidence: float) -> Figure:
     """Notebook 02: the poster's figure, Panning against iterative pruning."""
-    figure, ax = plt.subplots(figsize=(0.62 * _width(), 0.45 * _width()))
+    figure, ax = plt.subplots(figsize=(0.62 * figure_width(), 0.45 * figure_width()))
     _accuracy_curves(ax, table, ["iterative_snip", "iterative_fused", "panning"], confidence)
     ax.set_title(_shade_note(confidence, table["seed"].nunique()), color="0.4")
     ax.legend(loc="lower left")
@@ -252,7 +263,7 @@ def comparison(table: pd.DataFrame, methods: Iterable[str], confidence: float) -
     """Notebook 05: every method; left the accuracy, right what Panning gains on each of them."""
     methods = list(methods)
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(_width(), 0.5 * _width()), width_ratios=(1.25, 1)
+        1, 2, figsize=(figure_width(), 0.5 * figure_width()), width_ratios=(1.25, 1)
     )
     _accuracy_curves(left, table, methods, confidence)
     left.set_title(_shade_note(confidence, table["seed"].nunique()), color="0.4")
@@ -276,9 +287,7 @@ def comparison(table: pd.DataFrame, methods: Iterable[str], confidence: float) -
             markersize=4,
             linewidth=1,
         )
-    right.axvline(0, color="0.4", linewidth=0.8)
-    right.set_xscale("symlog", linthresh=2)
-    right.set_xticks([-10, -1, 0, 1, 10, 100], ["-10", "-1", "0", "1", "10", "100"])
+    difference_axis(right)
     right.set_yticks(range(len(densities)), [percent(1 - density) for density in densities])
     right.invert_yaxis()
     right.set(
@@ -291,7 +300,7 @@ def comparison(table: pd.DataFrame, methods: Iterable[str], confidence: float) -
 
 def learning_curve(episodes: pd.DataFrame, window: int = 20) -> Figure:
     """Notebook 03: return of the training episodes, which differ by their targets."""
-    figure, ax = plt.subplots(figsize=(0.62 * _width(), 0.4 * _width()))
+    figure, ax = plt.subplots(figsize=(0.62 * figure_width(), 0.4 * figure_width()))
     colors = sns.color_palette("colorblind")
     for color, (seed, part) in zip(colors, episodes.groupby("seed"), strict=False):
         ax.plot(part["step"], part["return"], ".", color=color, alpha=0.25, markersize=3)
@@ -311,7 +320,7 @@ def policies_over_time(actions: pd.DataFrame) -> Figure:
     targets = sorted(actions["sparsity"].unique())
     figure, axes = plt.subplots(
         *(len(targets), 3),
-        figsize=(_width(), 0.2 * _width() * len(targets) + 0.3),
+        figsize=(figure_width(), 0.2 * figure_width() * len(targets) + 0.3),
         sharex=True,
         sharey=True,
         squeeze=False,
@@ -345,7 +354,9 @@ def policies_over_time(actions: pd.DataFrame) -> Figure:
 
 def policy_returns(returns: pd.DataFrame, confidence: float) -> Figure:
     """Notebook 03: return of each policy on unseen networks, and the terms it is made of."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(_width(), 0.42 * _width()), sharey=True)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(figure_width(), 0.42 * figure_width()), sharey=True
+    )
     mean = returns.groupby("policy")["return"].mean().sort_values(ascending=False)
     names = list(mean.index)
     by_network = returns.groupby(["policy", "seed"], as_index=False)["return"].mean()
@@ -393,7 +404,7 @@ def ablation_dots(
     figure, axes = plt.subplots(
         1,
         len(sparsities),
-        figsize=(_width(), 0.055 * _width() * len(labels) + 0.9),
+        figsize=(figure_width(), 0.055 * figure_width() * len(labels) + 0.9),
         sharey=True,
         squeeze=False,
     )
@@ -417,7 +428,7 @@ def robustness(table: pd.DataFrame, axis: str, label: str, confidence: float) ->
     """Notebook 04, claim B: accuracy over data set size or width, a panel for each sparsity."""
     sparsities = sorted(table["sparsity"].unique())
     figure, axes = plt.subplots(
-        1, len(sparsities), figsize=(_width(), 0.38 * _width()), squeeze=False
+        1, len(sparsities), figsize=(figure_width(), 0.38 * figure_width()), squeeze=False
     )
     for ax, rho in zip(axes[0], sparsities, strict=True):
         part = table[table["sparsity"] == rho].assign(accuracy=lambda t: 100 * t["accuracy"])
@@ -438,7 +449,7 @@ def robustness(table: pd.DataFrame, axis: str, label: str, confidence: float) ->
 
 def overview() -> Figure:
     """Notebook 05: RLPanning at a glance; the agent on the left, the environment on the right."""
-    figure, ax = plt.subplots(figsize=(_width(), 0.4 * _width()))
+    figure, ax = plt.subplots(figsize=(figure_width(), 0.4 * figure_width()))
     ax.set(xlim=(0, 100), ylim=(0, 40))
     ax.axis("off")
 
@@ -483,7 +494,7 @@ def overview() -> Figure:
         va="center",
         fontsize=mpl.rcParams["legend.fontsize"],
     )
-    arrow((26.4, 26), (45.6, 26), "action $a$\n$p_i=(a_i+1)/2$", 3.4)
+    arrow((26.4, 26), (45.6, 26), "action $a$:\nthree weights $p_i$", 3.4)
     arrow((45.6, 15), (26.4, 15), "state $s_t$: 7 numbers", 1.6)
     arrow((45.6, 7), (26.4, 7), "reward $R_t$", 1.6)
     return figure

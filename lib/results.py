@@ -70,6 +70,11 @@ def write_scalars(name: str, values: Mapping[str, Any]) -> None:
         file.write(text.encode())
 
 
+def read_scalars(name: str) -> dict[str, Any]:
+    """Read data/results/NAME.json."""
+    return json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def interval(values: Sequence[float], confidence: float) -> tuple[float, float, float]:
     """Mean and the ends of its Student-t confidence interval; NaN ends for a single value.
 

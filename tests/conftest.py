@@ -1,8 +1,14 @@
 """Networks of a few hundred weights, the authors' reference, and a watch on a caller's model."""
 
+import gzip
+import hashlib
+import io
+import pickle
 import shutil
+import struct
+import tarfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +16,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import config
+from lib import config, datasets
 from lib.data import ImageSet
 
 
@@ -188,3 +195,133 @@ def toy(workspace: Path) -> Callable[[int], None]:
 
     write(0)
     return write
+
+
+# --- data sets in the files that their makers publish --------------------------------------------
+
+Parts = dict[str, tuple[Tensor, Tensor]]  # {"train" and "test": (images, classes)}
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
+
+
+def _noise(*shape: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+
+
+def _idx(array: np.ndarray) -> bytes:
+    """The format of MNIST's files: type and number of dimensions, their sizes, the bytes."""
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return gzip.compress(header + array.tobytes())
+
+
+def _mnist(cls: type, classes: int, counts: dict, folder: Path, monkeypatch) -> Parts:
+    """The four files of MNIST and FashionMNIST, with their checksums."""
+    written, resources = {}, []
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        count = counts[part]
+        images = _noise(count, 28, 28, seed=count)
+        targets = (np.arange(count) % classes).astype(np.uint8)
+        written[part] = torch.from_numpy(images[:, None]), torch.from_numpy(targets).long()
+        for kind, array in (("images-idx3", images), ("labels-idx1", targets)):
+            path = folder / cls.__name__ / "raw" / f"{prefix}-{kind}-ubyte.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(_idx(array))
+            resources.append((path.name, _md5(path.read_bytes())))
+    assert {name for name, _ in cls.resources} == {name for name, _ in resources}
+    monkeypatch.setattr(cls, "resources", resources)
+    return written
+
+
+def _cifar(cls: type, classes: int, counts: dict, folder: Path, monkeypatch) -> Parts:
+    """The archive of pickles of CIFAR-10 and CIFAR-100, with its checksums."""
+    label, written = ("labels" if cls.base_folder.endswith("py") else "fine_labels"), {}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+
+        def add(name: str, content: dict) -> str:
+            data = pickle.dumps(content)
+            member = tarfile.TarInfo(f"{cls.base_folder}/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+            return _md5(data)
+
+        for part, attribute in (("train", "train_list"), ("test", "test_list")):
+            files, pictures = [], []
+            targets = [i % classes for i in range(counts[part])]
+            for seed, (name, _) in enumerate(getattr(cls, attribute)):
+                pictures.append(_noise(counts[part], 3, 32, 32, seed=seed))
+                content = {"data": pictures[-1].reshape(counts[part], -1), label: targets}
+                files.append([name, add(name, content)])
+            monkeypatch.setattr(cls, attribute, files)
+            every = torch.tensor(targets).repeat(len(files))
+            written[part] = torch.from_numpy(np.concatenate(pictures)), every
+        meta = {**cls.meta, "md5": add(cls.meta["filename"], {cls.meta["key"]: []})}
+    monkeypatch.setattr(cls, "meta", meta)
+    monkeypatch.setattr(cls, "tgz_md5", _md5(buffer.getvalue()))
+    (folder / cls.filename).write_bytes(buffer.getvalue())
+    return written
+
+
+PUBLISHED = {
+    "mnist": ("MNIST", _mnist),
+    "fashion_mnist": ("FashionMNIST", _mnist),
+    "cifar10": ("CIFAR10", _cifar),
+    "cifar100": ("CIFAR100", _cifar),
+}
+
+
+@pytest.fixture
+def published(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int, int], Parts]:
+    """`published(name, train=6, test=4)`: noise in the files of MNIST or CIFAR, put there by hand.
+
+    So many images a file (CIFAR-10 has five for training), their classes in turn. The checksums
+    that torchvision knows are replaced by theirs. Returns what is in the files.
+    """
+
+    def write(name: str, train: int = 6, test: int = 4) -> Parts:
+        cls, writer = PUBLISHED[name]
+        folder = datasets.folder_of(name)
+        folder.mkdir(parents=True)
+        counts = {"train": train, "test": test}
+        classes = datasets.spec(name).num_classes
+        return writer(getattr(datasets.datasets, cls), classes, counts, folder, monkeypatch)
+
+    return write
+
+
+def _jpeg(colour: tuple[int, ...] | int) -> bytes:
+    """One colour survives compression nearly unchanged; a number makes a grey picture."""
+    buffer = io.BytesIO()
+    mode = "L" if isinstance(colour, int) else "RGB"
+    Image.new(mode, (64, 64), colour).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def tiny_files() -> Callable[..., dict[str, bytes]]:
+    """`tiny_files(colours, order, grey=True)`: {name: bytes} of a Tiny-ImageNet, a colour a class.
+
+    A picture of each class for training, and a grey one if wanted; and one to test for each class
+    in `order`.
+    """
+
+    def make(
+        colours: Sequence[tuple[int, int, int]], order: Sequence[int], grey: bool = True
+    ) -> dict[str, bytes]:
+        files, lines = {}, []
+        words = [f"n{1443537 + index:08d}" for index in range(len(colours))]
+        for word, colour in zip(words, colours, strict=True):
+            files[f"train/{word}/images/{word}_0.JPEG"] = _jpeg(colour)
+            if grey:
+                files[f"train/{word}/images/{word}_1.JPEG"] = _jpeg(100)
+            files[f"train/{word}/{word}_boxes.txt"] = f"{word}_0.JPEG\t0\t0\t9\t9\n".encode()
+        for number, label in enumerate(order):
+            files[f"val/images/val_{number}.JPEG"] = _jpeg(colours[label])
+            lines.append(f"val_{number}.JPEG\t{words[label]}\t0\t0\t62\t62\n")
+        files["val/val_annotations.txt"] = "".join(lines).encode()
+        files["test/images/test_0.JPEG"] = _jpeg(0)  # has no label, and is not read
+        return {f"tiny-imagenet-200/{name}": data for name, data in files.items()}
+
+    return make

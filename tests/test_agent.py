@@ -1,4 +1,4 @@
-"""An agent is the same however it was trained, interrupted or saved, and acts as TD3 has it act."""
+"""An agent is the same however it was trained, interrupted or saved, and acts as its learner."""
 
 import dataclasses
 import json
@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import TD3
+from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
 import lib
 from lib import agent as agents
-from lib import config
+from lib import config, grid
 from lib.agent import AgentPolicy, load_policy, save_policy, train_agent
-from lib.environment import PanningEnv
+from lib.environment import ACTIONS, PanningEnv, rollout
+from lib.experiments import make_policy
 from lib.models import flatten
 
 SETTINGS = config.Agent(
@@ -35,12 +37,13 @@ SETTINGS = config.Agent(
     evaluation_sparsities=(0.9,),
     evaluation_seeds=(0,),
 )
+ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"td3": TD3, "sac": SAC}
 Weights = dict[str, Tensor]
 
 
 @pytest.fixture
-def make_env(mlp, batches) -> Callable[[], PanningEnv]:
-    return lambda: PanningEnv(mlp, batches, 4, (0.5, 0.9), calibration_steps=3)
+def make_env(mlp, batches) -> Callable[..., PanningEnv]:
+    return lambda **more: PanningEnv(mlp, batches, 4, (0.5, 0.9), calibration_steps=3, **more)
 
 
 def outcome(trained: tuple[AgentPolicy, list[dict]]) -> tuple:
@@ -52,6 +55,27 @@ def outcome(trained: tuple[AgentPolicy, list[dict]]) -> tuple:
 
 def train(env: PanningEnv, seed: int = 0, settings: config.Agent = SETTINGS, **more: Path) -> tuple:
     return outcome(train_agent(env, settings, seed, progress=False, **more))
+
+
+@pytest.fixture
+def watch(monkeypatch) -> Callable[..., tuple]:
+    """`watch(env, ...)`: the learner of stable-baselines3, its policy and its episodes."""
+
+    def trained(env: PanningEnv, seed: int = 0, **changes: object) -> tuple:
+        settings, made = dataclasses.replace(SETTINGS, **changes), []
+        kind, real = ALGORITHMS[settings.algorithm], OffPolicyAlgorithm.learn
+
+        def learn(self: OffPolicyAlgorithm, *args: object, **more: object) -> OffPolicyAlgorithm:
+            made.append(self)
+            return real(self, *args, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(OffPolicyAlgorithm, "learn", learn)
+            policy, episodes = train_agent(env, settings, seed, progress=False)
+        assert {type(learner) for learner in made} == {kind}
+        return made[-1], policy, episodes
+
+    return trained
 
 
 @pytest.fixture
@@ -83,19 +107,22 @@ def states(count: int = 20) -> np.ndarray:
 # --- training ------------------------------------------------------------------------------------
 
 
-def test_training_twice_gives_every_weight_and_episode_again(make_env) -> None:
-    env = make_env()
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_training_twice_gives_every_weight_and_episode_again(make_env, algorithm: str) -> None:
+    env, settings = make_env(), dataclasses.replace(SETTINGS, algorithm=algorithm)
     torch.manual_seed(1), np.random.seed(1)
-    first = train(env)
+    first = train(env, settings=settings)
     torch.manual_seed(2), np.random.seed(2)
-    assert train(env) == first  # in an environment that was used before
-    assert train(make_env(), seed=1)[0] != first[0]
+    assert train(env, settings=settings) == first  # in an environment that was used before
+    assert train(make_env(), seed=1, settings=settings)[0] != first[0]
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
-    make_env, tmp_path, monkeypatch
+    make_env, tmp_path, monkeypatch, algorithm: str
 ) -> None:
-    expected = train(make_env())
+    settings = dataclasses.replace(SETTINGS, algorithm=algorithm)
+    expected = train(make_env(), settings=settings)
     drawn = [row["sparsity"] for row in expected[2]]
     assert len(set(drawn)) == len(drawn)  # a seam is no return to the beginning
     kept = tmp_path / "agent"
@@ -113,21 +140,21 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, name, stop)
-            train(make_env(), checkpoints=kept)
+            train(make_env(), settings=settings, checkpoints=kept)
 
     def seams() -> list[str]:
         return sorted(path.parent.name for path in kept.glob("*/episodes.json"))
 
     interrupted((PanningEnv, "step"), 16)
     assert seams() == []  # in the first segment: nothing was kept
-    interrupted((TD3, "save_replay_buffer"), 2)
+    interrupted((ALGORITHMS[algorithm], "save_replay_buffer"), 2)
     assert seams() == ["seam-0001"]  # in the writing of the second seam
-    assert (kept / "seam-0002" / "td3.zip").is_file()
+    assert (kept / "seam-0002" / "agent.zip").is_file()
     interrupted((PanningEnv, "step"), 30)
     assert seams() == ["seam-0002"]  # in the third segment
-    assert train(make_env(), checkpoints=kept) == expected
+    assert train(make_env(), settings=settings, checkpoints=kept) == expected
     monkeypatch.delattr(PanningEnv, "step")  # a finished training is found finished
-    assert train(make_env(), checkpoints=kept) == expected
+    assert train(make_env(), settings=settings, checkpoints=kept) == expected
 
 
 def test_segments_cover_the_steps_whatever_their_length(make_env, monkeypatch) -> None:
@@ -144,17 +171,9 @@ def test_segments_cover_the_steps_whatever_their_length(make_env, monkeypatch) -
         assert [row["step"] for row in episodes] == sorted(row["step"] for row in episodes)
 
 
-def test_the_settings_reach_td3_and_the_card(make_env, monkeypatch) -> None:
-    made, real = [], TD3.learn
-    monkeypatch.setattr(
-        TD3, "learn", lambda self, *args, **more: made.append(self) or real(self, *args, **more)
-    )
-    settings = dataclasses.replace(
-        SETTINGS, steps=30, gamma=0.5, tau=0.25, policy_noise=0.3, noise_clip=0.7, policy_delay=3
-    )
-    env = make_env()
-    policy, episodes = train_agent(env, settings, seed=4, progress=False)
-    td3 = made[-1]
+def test_the_settings_reach_td3_and_the_card(make_env, watch) -> None:
+    env, noise = make_env(), {"policy_noise": 0.3, "noise_clip": 0.7, "policy_delay": 3}
+    td3, policy, episodes = watch(env, seed=4, steps=30, gamma=0.5, tau=0.25, **noise)
     assert (td3.learning_rate, td3.batch_size, td3.gamma, td3.tau) == (0.01, 16, 0.5, 0.25)
     assert (td3.target_policy_noise, td3.target_noise_clip, td3.policy_delay) == (0.3, 0.7, 3)
     assert td3.learning_starts == 15
@@ -163,6 +182,8 @@ def test_the_settings_reach_td3_and_the_card(make_env, monkeypatch) -> None:
     assert policy.card["hidden"] == [8, 6]
     assert (policy.card["steps"], policy.card["seed"], policy.card["episode_steps"]) == (30, 4, 4)
     assert (policy.card["alpha"], policy.card["grad_weight"]) == (100, 0.2)
+    assert (policy.card["algorithm"], policy.card["action"]) == ("TD3", "linear")
+    assert policy.card["objective"] == "paper"
     assert policy.extremes == env.extremes
     assert policy.sparsity == (0.5, 0.9)
     for row in episodes:
@@ -171,13 +192,104 @@ def test_the_settings_reach_td3_and_the_card(make_env, monkeypatch) -> None:
         assert row["return"] < 0
 
 
-def test_actor_and_td3_choose_the_same(make_env, card) -> None:
-    td3 = TD3("MlpPolicy", make_env(), policy_kwargs={"net_arch": [8, 6]}, seed=0, device="cpu")
-    policy = AgentPolicy(td3.policy.actor.mu.state_dict(), card)
+def test_the_settings_reach_sac_and_the_card(make_env, watch) -> None:
+    env = make_env(action="logarithmic", objective="trainability", trial_steps=1)
+    sac, policy, episodes = watch(env, seed=4, algorithm="sac", steps=30, gamma=0.5, tau=0.25)
+    assert (sac.learning_rate, sac.batch_size, sac.gamma, sac.tau) == (0.01, 16, 0.5, 0.25)
+    assert (sac.learning_starts, sac.num_timesteps) == (15, 30)
+    assert (policy.card["algorithm"], policy.card["action"]) == ("SAC", "logarithmic")
+    assert policy.card["objective"] == "trainability"
+    assert (policy.card["steps"], policy.card["seed"], policy.card["hidden"]) == (30, 4, [8, 6])
+    assert policy.extremes == env.extremes
+    assert json.loads(json.dumps(policy.card)) == policy.card
+    assert len(episodes) >= 5
+
+
+def test_an_unknown_algorithm_is_refused_by_name(make_env, tmp_path) -> None:
+    settings = dataclasses.replace(SETTINGS, algorithm="ppo")
+    with pytest.raises(ValueError, match="agent.algorithm must be 'td3' or 'sac', got 'ppo'"):
+        train(make_env(), settings=settings, checkpoints=tmp_path / "agent")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_algorithms_learn_different_policies(make_env) -> None:
+    sac = dataclasses.replace(SETTINGS, algorithm="sac")
+    one, other = train(make_env()), train(make_env(), settings=sac)
+    assert {name: np.shape(weight) for name, weight in one[0].items()} == {
+        name: np.shape(weight) for name, weight in other[0].items()
+    }
+    assert one[0] != other[0]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_agent_chooses_what_its_learner_chooses_without_noise(
+    make_env, watch, algorithm: str, action: str
+) -> None:
+    env = make_env(action=action)
+    learner, policy, _ = watch(env, algorithm=algorithm)
     for state in states():
-        action, _ = td3.predict(state, deterministic=True)
-        assert policy(state) == pytest.approx((action + 1) / 2, abs=1e-6)
+        chosen, _ = learner.predict(state, deterministic=True)
+        assert policy(state) == pytest.approx(ACTIONS[action](chosen.astype(float)), abs=1e-6)
         assert policy(state) == policy(state)
+        env.reset(options={"sparsity": 0.9})
+        env.step(chosen)  # the environment understands it so, too
+        row = env.panning.history.iloc[-1]
+        assert policy(state) == pytest.approx([row.p_synflow, row.p_snip, row.p_grasp], abs=1e-6)
+    assert len({policy(state) for state in states()}) == 20
+
+
+# --- the scale of the reward ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_reward_is_scaled_for_the_learner_and_not_in_the_log(
+    make_env, watch, algorithm: str
+) -> None:
+    """While all actions are random, so that a learner's are the same."""
+    random = {"algorithm": algorithm, "learning_starts": 100, "steps": 24, "checkpoint_every": 24}
+    plain, _, episodes = watch(make_env(), **random)
+    scaled, _, episodes_too = watch(make_env(), **random, reward_scale=0.25)
+    rewards, smaller = (learner.replay_buffer.rewards[:, 0] for learner in (plain, scaled))
+    assert len(rewards) == 24 and (rewards < 0).all()
+    assert smaller.tolist() == (0.25 * rewards).tolist()
+    assert episodes == episodes_too
+    assert sum(row["length"] for row in episodes) <= 24
+    first = 0
+    for row in episodes:
+        last = first + row["length"]
+        assert row["return"] == pytest.approx(rewards[first:last].sum(), rel=1e-5)
+        first = last
+
+
+def test_the_scale_of_the_reward_is_learned_from(make_env) -> None:
+    scaled = dataclasses.replace(SETTINGS, reward_scale=0.01)
+    one, other = train(make_env()), train(make_env(), settings=scaled)
+    assert one[0] != other[0]
+
+
+def test_the_log_holds_what_the_environment_paid_whatever_is_learned_from(
+    make_env, watch, monkeypatch
+) -> None:
+    """Also where a learned policy acts; an episode that a seam cuts short is not in it."""
+    running, paid, reset, step = [], [], PanningEnv.reset, PanningEnv.step
+
+    def begin(self: PanningEnv, **more: object) -> tuple:
+        running.clear()
+        return reset(self, **more)
+
+    def pay(self: PanningEnv, action: np.ndarray) -> tuple:
+        answer = step(self, action)
+        running.append(answer[1])
+        if answer[2]:
+            paid.append(sum(running))
+        return answer
+
+    monkeypatch.setattr(PanningEnv, "reset", begin)
+    monkeypatch.setattr(PanningEnv, "step", pay)
+    _, _, episodes = watch(make_env(), reward_scale=0.01)
+    assert [row["return"] for row in episodes] == pytest.approx(paid, rel=1e-5)
+    assert len(paid) > 5
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -203,6 +315,19 @@ def test_a_policy_read_back_acts_the_same(policy, tmp_path, name: str, files: li
             policy.sparsity,
         )
         assert [read(state) for state in states()] == [policy(state) for state in states()]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_trained_agent_is_saved_and_loaded_whole(
+    make_env, tmp_path, algorithm: str, action: str
+) -> None:
+    settings = dataclasses.replace(SETTINGS, algorithm=algorithm, steps=20)
+    policy, _ = train_agent(make_env(action=action), settings, progress=False)
+    save_policy(policy, tmp_path / "agent")
+    read = load_policy(tmp_path / "agent")
+    assert read.card == policy.card
+    assert [read(state) for state in states()] == [policy(state) for state in states()]
 
 
 def test_a_saved_policy_is_weights_and_a_card_without_code(policy, tmp_path) -> None:
@@ -256,8 +381,12 @@ class Evil:
         ("agent.json", lambda path: path.write_text('{"hidden": [8, 6]}')),
         ("agent.json", lambda path: path.write_text(path.read_text().replace("8,", "9,"))),
         ("agent.json", lambda path: path.write_text(path.read_text().replace("6\n", "6, 6\n"))),
+        ("agent.json", lambda path: path.write_text('{"action": "cubic",' + path.read_text()[1:])),
     ],
-    ids=["half", "empty", "a list", "code", "half card", "no card", "poor card", "wide", "deep"],
+    ids=[
+        *("half", "empty", "a list", "code", "half card", "no card", "poor card", "wide", "deep"),
+        "action",
+    ],
 )
 def test_a_damaged_policy_is_refused_by_name(policy, workspace, file: str, spoil) -> None:
     save_policy(policy, "agent")
@@ -276,6 +405,56 @@ def test_a_missing_file_is_named(policy, workspace, missing: str) -> None:
 
 
 # --- use -----------------------------------------------------------------------------------------
+
+
+def test_the_card_says_what_an_action_means_and_is_linear_where_it_says_nothing(policy) -> None:
+    weights, card = policy.actor.state_dict(), policy.card
+    assert "action" not in card
+    linear, logarithmic = (AgentPolicy(weights, card | {"action": name}) for name in ACTIONS)
+    for state in states():
+        assert policy(state) == linear(state)
+        # p = (a + 1) / 2 becomes 10 ** (3 (a - 1) / 2): from a thousandth to 1.
+        assert logarithmic(state) == pytest.approx([10 ** (3 * (p - 1)) for p in linear(state)])
+        assert all(0.001 <= p <= 1 for p in logarithmic(state))
+
+
+def test_a_policy_goes_through_plain_values_and_back(policy, tmp_path) -> None:
+    logarithmic = AgentPolicy(policy.actor.state_dict(), policy.card | {"action": "logarithmic"})
+    for agent in (policy, logarithmic):
+        torch.save(agent.plain(), tmp_path / "cell.pt")  # as a grid keeps it, without code
+        for plain in (agent.plain(), torch.load(tmp_path / "cell.pt", weights_only=True)):
+            read = make_policy(plain)
+            assert (read.card, read.extremes, read.sparsity) == (
+                agent.card,
+                agent.extremes,
+                agent.sparsity,
+            )
+            assert [read(state) for state in states()] == [agent(state) for state in states()]
+    assert policy(states()[0]) != logarithmic(states()[0])
+
+
+def test_plain_values_are_the_parameters_of_a_cell(policy) -> None:
+    """The same policy has the same name in a grid, another one another."""
+
+    def name(agent: AgentPolicy) -> str:
+        return grid.digest(make_policy, {"policy": agent.plain()})
+
+    weights, card = policy.actor.state_dict(), policy.card
+    assert name(policy) == name(AgentPolicy(weights, card))
+    nudged = {key: weight + 1e-6 for key, weight in weights.items()}
+    others = [AgentPolicy(nudged, card), AgentPolicy(weights, card | {"action": "logarithmic"})]
+    assert len({name(policy), *map(name, others)}) == 3
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_roll_out_takes_an_agents_weights_as_they_are(policy, make_env, action: str) -> None:
+    """They are weights p already, and no actions to be mapped a second time."""
+    agent = AgentPolicy(policy.actor.state_dict(), policy.card | {"action": action})
+    env, chosen = make_env(action=action), []
+    rows = rollout(env, lambda state: chosen.append(agent(state)) or chosen[-1], 0.9)
+    assert [(row["p_synflow"], row["p_snip"], row["p_grasp"]) for row in rows] == chosen
+    columns = ["p_synflow", "p_snip", "p_grasp"]
+    assert [tuple(row) for row in env.panning.history[columns].to_numpy()] == chosen
 
 
 def test_a_loaded_agent_prunes_a_network(policy, mlp, batches, tmp_path) -> None:

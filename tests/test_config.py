@@ -11,7 +11,7 @@ import yaml
 from lib import config
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = [ROOT / "params.yaml", *sorted(ROOT.glob("profiles/*.yaml"))]
+FILES = [ROOT / "params.yaml", ROOT / "profiles/smoke.yaml"]  # for the others see test_plan
 SCORING = {"per_class": 10, "count": 5, "temperature": 200.0}
 
 

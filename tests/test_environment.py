@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from stable_baselines3.common.env_checker import check_env as check_env_for_agents
 
 import lib
-from lib import metrics
+from lib import environment, metrics
 from lib.bank import Extremes, Observation
-from lib.environment import PanningEnv, reward, rollout
+from lib.environment import ACTIONS, PanningEnv, Reward, reward, rollout
 from lib.models import flatten
 from lib.policies import EFFECTIVE, TARGET, TIME, constant_policy, random_policy, staged_policy
+from lib.probes import trainability
 
 LOW, HIGH = 0.5, 0.97
 SYNFLOW = np.array([1, -1, -1], dtype=np.float32)  # the action for p = (1, 0, 0)
@@ -59,11 +62,21 @@ def plain(steps: list[tuple]) -> list[tuple]:
 
 @pytest.mark.parametrize("check", [check_env, check_env_for_agents])
 @pytest.mark.parametrize("sparsity", [(LOW, 1.0), 0.9])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"action": "logarithmic"},
+        {"objective": "trainability", "trial_steps": 2},
+        {"action": "logarithmic", "objective": "trainability", "trial_steps": 2},
+    ],
+    ids=str,
+)
 def test_the_checkers_of_gymnasium_and_stable_baselines3_have_nothing_to_say(
-    mlp, batches, check, sparsity
+    mlp, batches, check, sparsity, settings
 ) -> None:
     env = gymnasium.make(
-        "lib/Panning-v0", model=mlp, batches=batches, steps=4, sparsity=sparsity
+        "lib/Panning-v0", model=mlp, batches=batches, steps=4, sparsity=sparsity, **settings
     ).unwrapped
     assert isinstance(env, lib.PanningEnv)
     with warnings.catch_warnings():
@@ -157,8 +170,9 @@ def test_each_term_of_the_reward_is_what_arithmetic_says(
     observed, reached, target, settings, expected
 ) -> None:
     terms = pay(Observation(*observed), reached, target, **settings)
-    assert terms == pytest.approx(expected)
-    assert (terms.loss, terms.grad_norm, terms.sparsity, terms.dead) == terms
+    assert terms == pytest.approx((*expected, 0))
+    assert (terms.loss, terms.grad_norm, terms.sparsity, terms.dead, 0) == terms
+    assert terms.trainability == 0  # which the paper's reward does not know
 
 
 def test_an_empty_range_scales_to_zero_and_not_to_nan() -> None:
@@ -193,8 +207,108 @@ def test_a_step_pays_for_what_was_measured_in_it(make, mlp, batches, p) -> None:
         )
         gap = abs(info["effective_sparsity"] - (1 - 0.1 ** (t / 6)))
         assert value == pytest.approx(-loss - 0.5 * norm - 7 * gap, rel=1e-4)
-        terms = ("loss", "grad_norm", "sparsity", "dead")
+        terms = ("loss", "grad_norm", "sparsity", "dead", "trainability")
         assert value == sum(info[f"reward_{name}"] for name in terms)
+        assert info["reward_trainability"] == 0
+
+
+# --- the other objective -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trial(make) -> Callable[..., PanningEnv]:
+    """An environment that rewards the loss after four steps of training."""
+    return lambda **more: make(**{"objective": "trainability", "trial_steps": 4} | more)
+
+
+@pytest.mark.parametrize("rho", [0.6, 0.9])
+@pytest.mark.parametrize("policy", [constant_policy((1, 0, 0)), constant_policy((0.2, 0.5, 0.1))])
+def test_with_the_other_objective_nothing_is_paid_before_the_end(trial, policy, rho: float) -> None:
+    env = trial(alpha=7.0, grad_weight=0.5)
+    steps = play(env, policy, options={"sparsity": rho})
+    assert len(steps) == 7
+    for _, value, _, _, info in steps[1:-1]:
+        assert value == 0
+        assert {info[f"reward_{term}"] for term in Reward._fields} == {0}
+    *_, (_, value, terminated, truncated, info) = steps
+    assert terminated and not truncated
+    assert value == info["reward_trainability"] < 0
+    assert {info[f"reward_{term}"] for term in Reward._fields[:-1]} == {0}
+
+
+@pytest.mark.parametrize("trial_steps", [1, 4, 9])
+def test_what_is_paid_is_the_loss_of_the_effective_network_after_the_trial(
+    trial, mlp, batches, trial_steps: int
+) -> None:
+    env = trial(trial_steps=trial_steps)
+    value = play(env, constant_policy((0, 0.5, 0.5)), options={"sparsity": 0.93})[-1][1]
+    process = env.panning
+    assert value == -trainability(mlp, process.effective, batches, trial_steps)
+    # Kept weights behind a dead unit have no part in it, although its bias would train them.
+    assert process.effective_mask.sum() < process.mask.sum()
+    assert value != -trainability(mlp, process.masks, batches, trial_steps)
+    assert value != -trainability(mlp, process.effective, batches, trial_steps + 1)
+
+
+def test_a_trial_is_a_hundred_steps_where_nobody_says(make, mlp, batches) -> None:
+    env = make(objective="trainability", steps=1)
+    value = play(env, constant_policy((1, 0, 0)), options={"sparsity": 0.8})[-1][1]
+    assert value == -trainability(mlp, env.panning.effective, batches, 100)
+
+
+def test_a_network_is_tried_once_an_episode(trial, make, monkeypatch) -> None:
+    tried = []
+    monkeypatch.setattr(environment, "trainability", lambda *_: tried.append(1) or 2.5)
+    assert play(trial(), staged_policy(), seed=0)[-1][1] == -2.5
+    assert len(tried) == 1
+    play(make(), staged_policy(), seed=0)
+    assert len(tried) == 1  # and never for the paper's objective
+
+
+def test_a_dead_network_is_paid_for_at_once_and_not_tried(trial) -> None:
+    env = trial()
+    env.reset(options={"sparsity": 0.9})
+    answers = [env.apply(p) for p in ((1, 0, 0), (1, 0, 0), (0, 0, 0))]
+    assert [(value, terminated) for _, value, terminated, _, _ in answers] == [
+        *((0, False), (0, False)),
+        (-(6 - 3 + 1), True),
+    ]
+    info = answers[-1][-1]
+    assert (info["reward_dead"], info["reward_trainability"]) == (-4, 0)
+
+
+def test_a_network_that_dies_in_the_last_iteration_pays_both(trial, mlp, batches) -> None:
+    env = trial(steps=1)
+    *_, (_, value, terminated, _, info) = play(
+        env, constant_policy((0, 0, 0)), options={"sparsity": 0.95}
+    )
+    assert terminated and env.panning.dead
+    assert info["reward_dead"] == -1
+    nothing = {name: torch.zeros_like(mask) for name, mask in env.panning.masks.items()}
+    assert info["reward_trainability"] == -trainability(mlp, nothing, batches, 4)
+    assert value == info["reward_dead"] + info["reward_trainability"]
+
+
+def test_the_objective_changes_nothing_but_the_reward(trial, make) -> None:
+    one, other = (play(env, random_policy(0), seed=3) for env in (trial(), make()))
+    for (state, value, *rest, info), (state_too, value_too, *rest_too, info_too) in zip(
+        one[1:], other[1:], strict=True
+    ):
+        assert state.tolist() == state_too.tolist()
+        assert rest == rest_too
+        terms = {key for key in info if key.startswith("reward_")}
+        assert {k: info[k] for k in info if k not in terms} == {
+            k: info_too[k] for k in info_too if k not in terms
+        }
+        assert value != value_too
+
+
+def test_an_episode_with_the_other_objective_is_the_same_again(trial) -> None:
+    def rows(seed: int) -> list[dict]:
+        torch.manual_seed(seed)
+        return rollout(trial(), staged_policy(), 0.9)
+
+    assert rows(0) == rows(1)
 
 
 # --- state and end of an episode -----------------------------------------------------------------
@@ -264,6 +378,74 @@ def test_an_action_is_scaled_to_weights(env, action, p) -> None:
     assert tuple(row[["p_synflow", "p_snip", "p_grasp"]]) == p
 
 
+@pytest.mark.parametrize(
+    ("action", "p"),
+    [
+        ((-1, 0, 1), (0.001, 10**-1.5, 1)),
+        ((1 / 3, -1 / 3, 2 / 3), (0.1, 0.01, 10**-0.5)),
+        ((-9, 9, 1), (0.001, 1, 1)),
+    ],
+)
+def test_a_logarithmic_action_runs_through_three_decades_of_weights(make, action, p) -> None:
+    env = make(action="logarithmic")
+    env.reset(seed=0)
+    env.step(np.array(action, dtype=np.float32))
+    row = env.panning.history.iloc[-1]
+    assert tuple(row[["p_synflow", "p_snip", "p_grasp"]]) == pytest.approx(p, rel=1e-6)
+
+
+@given(st.lists(st.floats(-1, 1, allow_subnormal=False), min_size=2, max_size=10, unique=True))
+@pytest.mark.parametrize("name", ACTIONS)
+def test_a_larger_action_is_a_larger_weight_and_never_out_of_range(name: str, actions) -> None:
+    rising = ACTIONS[name](np.array(sorted(actions)))
+    assert (np.diff(rising) >= 0).all()
+    assert rising.min() >= 0 and rising.max() <= 1
+    low, high = ACTIONS[name](np.array([-1.0, 1.0]))
+    assert low < 0.01 and high == 1
+
+
+@pytest.mark.parametrize("down", [0.1, 0.7])
+def test_equal_steps_of_all_logarithmic_actions_change_no_mask(make, down: float) -> None:
+    """They scale all three weights alike, and with them every score."""
+    env, masks = make(action="logarithmic"), []
+    for action in (np.array([1, 0.2, -0.1]), np.array([1, 0.2, -0.1]) - down, np.zeros(3)):
+        env.reset(options={"sparsity": 0.9})
+        for _ in range(6):
+            env.step(action)
+        masks.append(env.panning.mask)
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("p", [(0.0, 0.5, 1.0), (0.25, 0.75, 0.5)])
+def test_to_apply_p_is_to_take_the_action_that_stands_for_it(env, p) -> None:
+    answers = []
+    for answer in (lambda: env.step(2 * np.array(p) - 1), lambda: env.apply(p)):
+        env.reset(options={"sparsity": 0.9})
+        answers.append([answer() for _ in range(6)])
+        assert set(env.panning.history.p_synflow) == {p[0]}
+    assert plain(answers[0]) == plain(answers[1])
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_applied_weights_are_taken_as_they_are_whatever_an_action_means(make, action: str) -> None:
+    env = make(action=action)
+    env.reset(options={"sparsity": 0.9})
+    state, _, _, _, info = env.apply((0.3, 0.0, 0.8))
+    assert env.observation_space.contains(state)
+    row = env.panning.history.iloc[-1]
+    assert tuple(row[["p_synflow", "p_snip", "p_grasp"]]) == (0.3, 0.0, 0.8)
+    assert info["target_sparsity"] == row.target_sparsity
+
+
+@pytest.mark.parametrize("p", [(0, 0, 1.5), (-0.1, 0, 0), (0, 0), (0, math.nan, 0)])
+def test_weights_out_of_range_are_refused_and_not_clipped(env, p) -> None:
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"p must be three weights in \[0, 1\]"):
+        env.apply(p)
+    assert env.panning.t == 0
+
+
 def test_an_action_matters(env) -> None:
     masks = []
     for action in itertools.product((-1, 1), repeat=3):
@@ -285,7 +467,9 @@ def test_an_action_of_another_form_is_refused(env, action) -> None:
 
 @pytest.mark.parametrize("policy", [staged_policy, lambda: constant_policy((1, 0, 0))])
 @pytest.mark.parametrize("rho", [0.5, 0.9])
-def test_the_environment_reaches_the_masks_of_pan(env, mlp, batches, policy, rho) -> None:
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_environment_reaches_the_masks_of_pan(make, mlp, batches, policy, rho, action) -> None:
+    env = make(action=action)
     rows = rollout(env, policy(), rho)
     result = lib.pan(mlp, batches, rho, 6, policy=policy())
     assert torch.equal(env.panning.mask, flatten(result.masks))
@@ -306,10 +490,12 @@ def test_a_rollout_is_a_row_for_each_iteration(env) -> None:
     assert rollout(env, staged_policy(), 0.9) == rows
 
 
-def test_the_callers_network_is_not_touched(busy, batches, unchanged) -> None:
+@pytest.mark.parametrize("objective", environment.OBJECTIVES)
+def test_the_callers_network_is_not_touched(busy, batches, unchanged, objective: str) -> None:
     with unchanged(busy):
-        env = PanningEnv(busy, batches, steps=3)
-        play(env, random_policy(0), seed=0)
+        env = PanningEnv(busy, batches, steps=3, objective=objective, trial_steps=2)
+        first, again = (play(env, constant_policy((1, 0, 0)), seed=0) for _ in range(2))
+    assert plain(first) == plain(again)  # nor is the environment's own
 
 
 def test_settings_of_the_process_go_through(make) -> None:
@@ -357,6 +543,8 @@ def test_extremes_of_ones_own_are_used(make) -> None:
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"schedule": "stepwise"}, "schedule must be one of exponential, .*, got 'stepwise'"),
         ({"batches": []}, "batches must hold at least one"),
+        ({"action": "cubic"}, "action must be one of linear, logarithmic, got 'cubic'"),
+        ({"objective": "speed"}, "objective must be one of paper, trainability, got 'speed'"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(mlp, batches, settings, message: str) -> None:

@@ -1,5 +1,6 @@
 """A cell is a pure function of its parameters, each of which counts, and methods meet in pairs."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,10 +13,18 @@ from stable_baselines3 import TD3
 from torch import Tensor
 
 from lib import config, experiments, grid
-from lib.experiments import evaluate_policy, make_policy, prune_and_train, train_policy
+from lib.experiments import (
+    evaluate_policy,
+    make_environment,
+    make_network,
+    make_policy,
+    prune_and_train,
+    train_policy,
+)
 from lib.methods import METHODS
 from lib.models import flatten, prunable
 from lib.panning import PanResult
+from lib.sanity import CHECKS
 
 SCORING = config.Scoring(per_class=2, count=2, temperature=200.0)
 CELL = {
@@ -46,6 +55,7 @@ class Run:
     masks: dict[str, Tensor] | None  # what is trained
     images: Tensor
     data_seed: int
+    tested: Tensor  # the images on which it is judged
 
 
 @pytest.fixture
@@ -63,10 +73,15 @@ def run(toy, monkeypatch) -> Callable[..., Run]:
             seen.masks, seen.images, seen.data_seed = masks, train_set.images, seed
             return real.train(model, train_set, settings, masks, seed)
 
-        real = SimpleNamespace(pan=experiments.pan, train=experiments.train)
+        def evaluate(model, test_set):
+            seen.tested = test_set.images
+            return real.evaluate(model, test_set)
+
+        watched = {"pan": pan, "train": train, "evaluate": evaluate}
+        real = SimpleNamespace(**{name: getattr(experiments, name) for name in watched})
         with monkeypatch.context() as patch:
-            patch.setattr(experiments, "pan", pan)
-            patch.setattr(experiments, "train", train)
+            for name, function in watched.items():
+                patch.setattr(experiments, name, function)
             found = prune_and_train(**CELL | changes)
         return Run(found=found, **vars(seen))
 
@@ -138,7 +153,7 @@ def test_a_shuffled_mask_keeps_the_number_of_weights_in_each_layer(run, monkeypa
         "effective_mask",
         lambda model, mask, *args: seen.append(mask) or real(model, mask, *args),
     )
-    shuffled = run(shuffle=True)
+    shuffled = run(check="shuffled")
     flat = seen[-1]  # what the effective mask of the cell is taken from
     sizes = [mask.numel() for mask in shuffled.result.masks.values()]
     expected = [int(mask.sum()) for mask in shuffled.result.masks.values()]
@@ -150,17 +165,20 @@ def test_a_shuffled_mask_keeps_the_number_of_weights_in_each_layer(run, monkeypa
     assert shuffled.found["sparsity_reached"] == run().found["sparsity_reached"]
 
 
-def test_a_cell_computed_twice_gives_the_same_numbers_whatever_the_global_seed(run) -> None:
+@pytest.mark.parametrize("check", [None, *CHECKS])
+def test_a_cell_computed_twice_gives_the_same_numbers_whatever_the_global_seed(run, check) -> None:
+    cell = {"check": check, "holdout": 0.2, "probe": True}
     torch.manual_seed(0)
-    first = run(shuffle=True).found
+    first = run(**cell).found
     torch.manual_seed(1)
-    assert run(shuffle=True).found == first
+    assert run(**cell).found == first
 
 
-def test_a_cell_leaves_the_global_generator_alone(run) -> None:
+@pytest.mark.parametrize("check", [None, *CHECKS])
+def test_a_cell_leaves_the_global_generator_alone(run, check) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    run()
+    run(check=check, holdout=0.2, probe=True)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -174,7 +192,9 @@ def test_a_cell_leaves_the_global_generator_alone(run) -> None:
         {"steps": 2},
         {"width": 0.4},
         {"fraction": 0.5},
-        {"shuffle": True},
+        *({"check": check} for check in CHECKS if check != "reinitialised"),
+        {"holdout": 0.2},
+        {"settings": {"score": "ranks"}},
         {"policy": [1.0, 0.0, 0.0]},
         {"policy": ["random", 0]},
         {"policy": [[0.9, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]]},
@@ -201,14 +221,168 @@ def test_each_parameter_of_the_training_changes_the_outcome_and_not_the_mask(run
     assert base.found["test_loss"] != other.found["test_loss"]
 
 
+def as_set(images: Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+def scored(batches: list[tuple[Tensor, Tensor]]) -> set[bytes]:
+    """The images of scoring batches, as they were before they were normalised."""
+    mean, std = 0.3054, 0.3247  # of "digits"
+    return as_set(torch.cat([((x * std + mean) * 255).round().to(torch.uint8) for x, _ in batches]))
+
+
 def test_a_fraction_of_the_images_is_all_that_scoring_and_training_see(run) -> None:
     seen = run(fraction=0.5)
     assert len(seen.images) == 60
-    allowed = {image.numpy().tobytes() for image in seen.images}
-    mean, std = 0.3054, 0.3247  # of "digits"
-    for inputs, _ in seen.batches:
-        pixels = ((inputs * std + mean) * 255).round().to(torch.uint8)
-        assert {image.numpy().tobytes() for image in pixels} <= allowed
+    assert scored(seen.batches) <= as_set(seen.images)
+
+
+# --- what a method is deprived of ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["panning", "snip", "synflow"])
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_check_takes_away_one_thing_and_leaves_the_rest(run, method: str, check: str) -> None:
+    base, other = run(method=method), run(method=method, check=check)
+    assert torch.equal(base.images, other.images) and torch.equal(base.tested, other.tested)
+    assert base.data_seed == other.data_seed
+    assert base.found["sparsity_reached"] == other.found["sparsity_reached"]
+    assert torch.equal(base.initial, other.initial) == (check != "reinitialised")
+    for (images, classes), (images_too, classes_too) in zip(
+        base.batches, other.batches, strict=True
+    ):
+        assert torch.equal(images, images_too) == (check != "pixels")
+        assert torch.equal(classes, classes_too) == (check != "labels")
+        assert torch.equal(images.flatten(1).sort().values, images_too.flatten(1).sort().values)
+        assert torch.equal(classes.bincount(), classes_too.bincount())
+    # What is scored: SynFlow looks at no data, so that nobody can spoil it.
+    spoilt = check == "inverted" or (check in ("pixels", "labels") and method != "synflow")
+    pruned, pruned_too = flatten(base.result.masks), flatten(other.result.masks)
+    assert torch.equal(pruned, pruned_too) != spoilt
+    # What is trained.
+    trained, trained_too = flatten(base.masks), flatten(other.masks)
+    assert torch.equal(trained, trained_too) != (spoilt or check == "shuffled")
+    same = torch.equal(trained, trained_too) and check != "reinitialised"
+    assert (base.found["test_loss"] == other.found["test_loss"]) == same
+
+
+def test_inverted_the_smallest_weights_are_what_magnitude_keeps(run) -> None:
+    seen = run(method="magnitude", check="inverted", sparsity=0.8)
+    mask, size = flatten(seen.result.masks), seen.initial.abs()
+    assert size[mask].max() <= size[~mask].min()
+
+
+def test_inverted_is_a_setting_beside_a_methods_others(run) -> None:
+    settings = {"schedule": "linear", "reactivate": False}
+    inverted = run(check="inverted", settings=settings)
+    expected = run(settings=settings | {"invert": True})
+    plain, dead = run(check="inverted"), flatten(inverted.masks)
+    assert not dead.any()  # so it is the kept weights that tell the settings apart
+    masks = [flatten(one.result.masks) for one in (inverted, expected, plain)]
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    assert inverted.found == expected.found
+    assert inverted.found["reactivated"] == 0 < plain.found["reactivated"]
+
+
+def test_weights_drawn_anew_are_those_of_no_seed_of_the_experiment(run) -> None:
+    anew = run(check="reinitialised")
+    assert all(not torch.equal(run(seed=seed).initial, anew.initial) for seed in range(3))
+    assert anew.found["effective_sparsity"] == run().found["effective_sparsity"]
+    assert anew.found["test_loss"] != run().found["test_loss"]
+
+
+@pytest.mark.parametrize("check", ["shuffle", "", "Labels"])
+def test_an_unknown_check_is_refused_by_name(run, check: str) -> None:
+    names = "shuffled, reinitialised, inverted, pixels, labels"
+    with pytest.raises(ValueError, match=f"check must be one of {names}, got '{check}'"):
+        run(check=check)
+
+
+# --- held-out images -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["panning", "dense"])
+def test_held_out_images_take_the_place_of_the_test_images(run, method: str) -> None:
+    plain, seen = run(method=method), run(method=method, holdout=0.25)
+    whole, test = as_set(plain.images), as_set(plain.tested)
+    assert (len(plain.images), len(plain.tested)) == (120, 40)
+    assert (len(seen.images), len(seen.tested)) == (90, 30)
+    trained, held = as_set(seen.images), as_set(seen.tested)
+    assert trained | held == whole and not trained & held
+    assert not test & (trained | held)
+    if method == "panning":
+        assert scored(seen.batches) <= trained
+    hits = seen.found["accuracy"] * 30
+    assert hits == pytest.approx(round(hits))
+
+
+def test_other_images_are_held_out_by_another_seed(run) -> None:
+    one, again, other = run(holdout=0.25), run(holdout=0.25), run(holdout=0.25, seed=1)
+    assert torch.equal(one.tested, again.tested)
+    assert as_set(one.tested) != as_set(other.tested)
+
+
+def test_a_fraction_is_one_of_what_is_not_held_out(run) -> None:
+    held, seen = run(holdout=0.25), run(holdout=0.25, fraction=0.5)
+    assert torch.equal(seen.tested, held.tested)
+    assert len(seen.images) in range(40, 51)  # of 90, class by class
+    assert as_set(seen.images) < as_set(held.images)
+    assert scored(seen.batches) <= as_set(seen.images)
+
+
+@pytest.mark.parametrize("holdout", [1.0, 1.5, -0.25])
+def test_to_hold_out_everything_is_refused(run, holdout: float) -> None:
+    with pytest.raises(ValueError, match=rf"must be in \(0, 1\), got {holdout}"):
+        run(holdout=holdout)
+
+
+# --- what is seen before training ----------------------------------------------------------------
+
+PROBES = ("initial_loss", "initial_grad_norm_sq", "jacobian_mean", "jacobian_max")
+
+
+@pytest.mark.parametrize("check", [None, "shuffled", "reinitialised"])
+def test_a_probe_is_four_numbers_of_the_sparse_network_before_it_is_trained(run, check) -> None:
+    """By autograd's usual way, on a network whose removed weights are 0."""
+    seen, plain = run(probe=True, check=check), run(check=check)
+    found = {name: seen.found[name] for name in PROBES}
+    assert seen.found == plain.found | found  # to look changes nothing
+    model, first = make_network("lenet5", 0.2, 0, experiments.load("digits", "cpu")[0]), 0
+    for name, weight in prunable(model).items():  # the network that is trained, from its weights
+        values = seen.initial[first : first + weight.numel()].view(weight.shape)
+        weight.data = values * seen.masks[name]
+        first += weight.numel()
+    inputs, targets = seen.batches[0]
+    loss = torch.nn.functional.cross_entropy(model.train()(inputs), targets)
+    loss.backward()
+    gradient = flatten([weight.grad for weight in prunable(model).values()])
+    jacobians = torch.func.vmap(torch.func.jacrev(lambda x: model.eval()(x[None])[0]))(inputs)
+    singular = torch.linalg.svd(jacobians.flatten(2)).S
+    assert found == pytest.approx(
+        {
+            "initial_loss": loss.item(),
+            "initial_grad_norm_sq": gradient[flatten(seen.masks)].square().sum().item(),
+            "jacobian_mean": singular.mean().item(),
+            "jacobian_max": singular.max().item(),
+        },
+        rel=1e-3,
+    )
+    assert found["jacobian_max"] > found["jacobian_mean"] > 0
+    assert found["initial_grad_norm_sq"] > 0
+
+
+def test_a_probe_of_other_weights_sees_others(run) -> None:
+    one, other = (run(probe=True, check=check).found for check in (None, "reinitialised"))
+    assert all(one[name] != other[name] for name in PROBES)
+
+
+def test_a_probe_looks_at_what_is_left_alone(run) -> None:
+    """Nothing reaches the output of a network at one weight, and nothing is seen of its input."""
+    found = run(probe=True, method="random", sparsity=0.9999).found
+    assert found["effective_sparsity"] == 1
+    assert (found["jacobian_mean"], found["jacobian_max"]) == (0, 0)
+    assert found["initial_loss"] == pytest.approx(math.log(10))
+    assert found["initial_grad_norm_sq"] == 0
 
 
 @pytest.mark.parametrize(("method", "steps"), [("snip", 1), ("random", 1), ("synflow", 3)])
@@ -292,6 +466,26 @@ def test_a_finished_agent_is_not_trained_again_but_by_a_rebuild(cell, monkeypatc
     assert segments() == 0  # of this rebuild already
 
 
+@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+def test_how_an_agent_is_trained_is_in_its_card_and_in_what_it_does(cell, algorithm: str) -> None:
+    environment = replace(
+        ENVIRONMENT, action="logarithmic", objective="trainability", trial_steps=2
+    )
+    agent = replace(cell["agent"], algorithm=algorithm, reward_scale=0.5)
+    trained = train_policy(**cell | {"environment": environment, "agent": agent})
+    card = trained["card"]
+    assert card["algorithm"] == algorithm.upper()
+    assert (card["action"], card["objective"]) == ("logarithmic", "trainability")
+    assert (card["agent"]["algorithm"], card["agent"]["reward_scale"]) == (algorithm, 0.5)
+    assert all(0.001 <= p <= 1 for choice in choices(trained) for p in choice)
+    linear = trained | {"card": card | {"action": "linear"}}
+    for ps, qs in zip(choices(trained), choices(linear), strict=True):
+        assert ps == pytest.approx([10 ** (3 * (q - 1)) for q in qs])
+    # In nats, and not halved: a small network is near ln(10) after two steps, a dead one paid.
+    assert trained["episodes"]
+    assert all(-5 < row["return"] < -1.5 for row in trained["episodes"])
+
+
 POLICIES = ["staged", [1.0, 0.0, 0.0], ["random", 0]]
 
 
@@ -329,3 +523,45 @@ def test_the_reward_is_weighed_as_params_say(toy, change: dict, term: str) -> No
     changed = evaluate_policy(**cell | {"environment": replace(ENVIRONMENT, **change)})[-1][term]
     assert base != 0
     assert changed == pytest.approx(base * value / getattr(ENVIRONMENT, key))
+
+
+# --- the environment of params.yaml --------------------------------------------------------------
+
+
+def test_an_environment_is_made_as_params_say(toy) -> None:
+    changed = replace(ENVIRONMENT, action="logarithmic", objective="trainability", trial_steps=2)
+    place = WORLD | PLACE
+    for values in (ENVIRONMENT, changed):
+        env = make_environment(**place | {"environment": values})
+        assert (env.action, env.objective) == (values.action, values.objective)
+        assert (env.trial_steps, env.panning.steps) == (values.trial_steps, 4)
+        assert env.sparsity_range == (0.5, 0.9)
+    cell = place | {"policy": "staged", "sparsities": [0.6]}
+    paper, other = (evaluate_policy(**cell | {"environment": e}) for e in (ENVIRONMENT, changed))
+    assert [row["p_snip"] for row in paper] == [row["p_snip"] for row in other]
+    assert [row["reward_trainability"] for row in paper] == [0] * 4
+    assert [row["reward"] for row in other[:-1]] == [0] * 3
+    assert other[-1]["reward"] == other[-1]["reward_trainability"] < -1
+
+
+def test_a_fraction_of_the_images_is_all_that_an_environment_sees(toy) -> None:
+    """Of 120 images in ten classes a fifth is two of each: every batch is all there is."""
+    whole, test = experiments.load("digits", "cpu")
+    part = whole.subset(0.2, PLACE["seed"])
+    assert len(part) == 20
+    env = make_environment(**WORLD, **PLACE, fraction=0.2)
+    for batch in env.panning.bank.batches:
+        assert scored([batch]) == as_set(part.images)
+    dense = make_environment(**WORLD, **PLACE)
+    assert not scored(dense.panning.bank.batches) <= as_set(part.images)
+    assert scored(dense.panning.bank.batches) <= as_set(whole.images)
+    assert torch.equal(  # it is the same network
+        flatten(env.panning.bank.weights), flatten(dense.panning.bank.weights)
+    )
+    assert env.extremes != dense.extremes
+    assert not as_set(test.images) & as_set(whole.images)
+
+
+def test_too_small_a_fraction_for_a_scoring_batch_is_refused(toy) -> None:
+    with pytest.raises(ValueError, match="per_class: a scoring batch wants 2 samples of class 0"):
+        make_environment(**WORLD, **PLACE, fraction=0.05)

@@ -136,21 +136,6 @@ def test_erk_gives_a_tied_remainder_to_the_first_layer() -> None:
 # --- public form ---------------------------------------------------------------------------------
 
 
-def test_shuffling_keeps_each_layers_count_and_changes_the_mask(network, some_mask) -> None:
-    weights = prunable(network)
-    before = unflatten(some_mask(flatten(weights).numel(), 0.5), weights)
-    copy = {name: mask.clone() for name, mask in before.items()}
-    after, again = (
-        masks.shuffle_layers(before, torch.Generator().manual_seed(0)) for _ in range(2)
-    )
-    for name, mask in after.items():
-        assert mask.shape == before[name].shape
-        assert mask.sum() == before[name].sum()
-        assert not torch.equal(mask, before[name])
-        assert torch.equal(mask, again[name])
-        assert torch.equal(copy[name], before[name])
-
-
 def test_applied_masks_are_pytorchs_own(network, batches, some_mask) -> None:
     weights = prunable(network)
     dense = {name: weight.detach().clone() for name, weight in weights.items()}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from lib import metrics
+from lib import fusion, metrics
 from lib.models import build_model, flatten, prunable, unflatten
 from lib.panning import Panning
 from lib.policies import staged_policy
@@ -64,7 +64,7 @@ def test_scores_are_those_of_the_authors_program(reference, metric: str, iterati
     mask = process.mask if metric == "synflow" else None
     scores = getattr(metrics, metric)(reference.model, mask, reference.batches[0])
     expected = torch.from_numpy(reference.data[f"score:{metric}:{iteration}"])
-    torch.testing.assert_close(metrics.normalise(scores), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fusion.normalise(scores), expected, rtol=1e-4, atol=1e-4)
 
 
 # --- the definitions -----------------------------------------------------------------------------
@@ -222,55 +222,7 @@ def test_synflow_does_not_overflow_where_float32_does() -> None:
     assert functional_call(model, state, (ones,)).isinf().any()
     scores = metrics.synflow(model, None, (ones, torch.zeros(1)))
     assert scores.isfinite().all()
-    assert metrics.normalise(scores).isfinite().all()
-
-
-# --- normalisation, fusion -----------------------------------------------------------------------
-
-
-def test_normalised_scores_are_distances_from_the_mean_in_standard_deviations() -> None:
-    scores = torch.tensor([-1.0, 0.0, 4.0, 5.0])  # mean 2, sample variance (9 + 4 + 4 + 9) / 3
-    expected = torch.tensor([3.0, 2.0, 2.0, 3.0]) / (26 / 3) ** 0.5
-    torch.testing.assert_close(metrics.normalise(scores), expected)
-
-
-@pytest.mark.parametrize(("scale", "shift"), [(1e-9, 0.0), (-1.0, 0.0), (0.5, 7.0), (1.0, 1e6)])
-def test_normalisation_forgets_scale_shift_and_sign(scale: float, shift: float) -> None:
-    scores = torch.randn(50, dtype=torch.float64)
-    moved = metrics.normalise(scale * scores + shift)
-    torch.testing.assert_close(moved, metrics.normalise(scores), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e30])
-@pytest.mark.parametrize("total", [1, 3, 1000, 7998])
-def test_scores_that_say_nothing_are_normalised_to_zero(value, total: int, dtype) -> None:
-    """Also where rounding moves the mean a little off the one value there is."""
-    scores = torch.full((total,), value, dtype=dtype)
-    assert torch.equal(metrics.normalise(scores), torch.zeros(total))
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("total", [1, 3])
-def test_scores_without_a_rank_are_refused(value: float, total: int) -> None:
-    scores = torch.zeros(total)
-    scores[-1] = value
-    with pytest.raises(ValueError, match="scores hold NaN or infinity"):
-        metrics.normalise(scores)
-
-
-@pytest.mark.parametrize(
-    ("form", "expected"), [("sum", [0.5 * 4 + 0.25 * 1, 0.5 * 9]), ("product", [2.0 * 1, 3.0 * 0])]
-)
-def test_fusion_is_a_weighted_sum_or_product(form: str, expected: list[float]) -> None:
-    scores = {"synflow": torch.tensor([4.0, 9.0]), "snip": torch.tensor([1.0, 0.0])}
-    fused = metrics.fuse(scores, {"synflow": 0.5, "snip": 0.25}, form)
-    torch.testing.assert_close(fused, torch.tensor(expected))
-
-
-def test_an_unknown_fusion_is_refused() -> None:
-    with pytest.raises(ValueError, match="form must be 'sum' or 'product', got 'mean'"):
-        metrics.fuse({}, {}, "mean")
+    assert fusion.normalise(scores).isfinite().all()
 
 
 # --- nothing is disturbed ------------------------------------------------------------------------

@@ -13,8 +13,11 @@ from lib.grid import closure
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FULL = 7  # the first notebook of the full study
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+FULL_STAGES = yaml.safe_load((ROOT / "profiles/full/dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+FULL_PARAMS = yaml.safe_load((ROOT / "profiles/full.yaml").read_text())
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -37,9 +40,27 @@ def sections(path):
     }
 
 
+def of_the_full_study(path):
+    return int(path.name[:2]) >= FULL
+
+
+def params_of(path):
+    return FULL_PARAMS if of_the_full_study(path) else PARAMS
+
+
 def stage_of(path):
-    (stage,) = [stage for stage in STAGES.values() if f"notebooks/{path.name}" in stage["cmd"]]
+    stages = FULL_STAGES if of_the_full_study(path) else STAGES
+    (stage,) = [stage for stage in stages.values() if f"notebooks/{path.name}" in stage["cmd"]]
     return stage
+
+
+def declared_params(path):
+    """What a stage says it reads; the full study's stages name their file."""
+    params = stage_of(path)["params"]
+    if not of_the_full_study(path):
+        return params
+    (found,) = params
+    return found["profiles/full.yaml"]
 
 
 def declared(stage, *kinds):
@@ -48,8 +69,11 @@ def declared(stage, *kinds):
 
 
 def test_there_are_numbered_notebooks_and_a_stage_for_each():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(1, 7)]
-    assert len([stage for stage in STAGES.values() if "papermill" in stage["cmd"]]) == 6
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(1, 13)]
+    assert len([stage for stage in STAGES.values() if "papermill" in stage["cmd"]]) == FULL - 1
+    assert len(FULL_STAGES) == 13 - FULL
+    for stage in FULL_STAGES.values():  # notebooks find the repository from where it is run
+        assert stage["wdir"] == "../.." and "-f profiles/full.yaml" in stage["cmd"]
 
 
 @every_notebook
@@ -80,13 +104,13 @@ def test_a_notebook_defines_no_classes_and_no_functions(path):
 @every_notebook
 def test_a_notebooks_parameters_are_those_of_params_yaml(path):
     found = sections(path)
-    assert found == {name: PARAMS[name] for name in found}
+    assert found == {name: params_of(path)[name] for name in found}
 
 
 @every_notebook
 def test_a_stage_declares_the_parameters_that_its_notebook_uses(path):
     found = sections(path)
-    assert sorted(stage_of(path)["params"]) == sorted(f"{s}.{k}" for s in found for k in found[s])
+    assert sorted(declared_params(path)) == sorted(f"{s}.{k}" for s in found for k in found[s])
     used = {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
     attributes = {
         node.attr
@@ -101,7 +125,7 @@ def test_a_stage_declares_the_parameters_that_its_notebook_uses(path):
 @every_notebook
 def test_a_notebook_reads_no_parameter_that_papermill_alone_injects(path):
     """`-f params.yaml` injects every section: one that is not declared must not be used."""
-    hidden = set(PARAMS) - set(sections(path))
+    hidden = set(params_of(path)) - set(sections(path))
     used = {
         node.id
         for node in ast.walk(tree(path))
@@ -144,23 +168,37 @@ def test_the_data_stage_depends_on_what_its_module_imports():
 @every_notebook
 def test_a_stage_reads_and_writes_the_tables_that_its_notebook_names(path):
     source = "\n".join(cell.source for cell in code(path))
-    written = set(re.findall(r'write_(?:table|scalars)\(\s*"(\w+)"', source))
-    outs = declared(stage_of(path), "plots", "metrics", "outs")
-    assert {Path(out).stem for out in outs if "data/results" in out} == written
-    for out in (entry for kind in ("plots", "metrics") for entry in stage_of(path).get(kind, [])):
+    written = set(re.findall(r'write_(?:table|scalars)\(\s*"([\w/]+)"', source))
+    stage = stage_of(path)
+    outs = declared(stage, "plots", "metrics", "outs")
+    tables = {out.removeprefix("data/results/") for out in outs if "data/results" in out}
+    assert {table.rpartition(".")[0] for table in tables} == written
+    for out in (entry for kind in ("plots", "metrics") for entry in stage.get(kind, [])):
         assert next(iter(out.values())) == {"cache": False}, "results are kept in git, not in DVC"
+    draws = path.stem in ("05_figures", "06_speed", "12_claims")
+    assert draws == any(out.startswith("figures/") for out in outs)
+    deps = set(declared(stage, "deps"))
     if path.stem == "06_speed":
-        assert "benchmarks/results.csv" in declared(stage_of(path), "deps")
-    elif path.stem != "05_figures":
-        assert not [out for out in outs if out.startswith("figures/")]
-    else:
-        read = set(re.findall(r'read_table\(\s*"(\w+)"', source))
+        assert "benchmarks/results.csv" in deps
+        return
+    read = set(re.findall(r'read_table\(\s*"([\w/]+)"', source)) - written
+    if path.stem == "05_figures":
         read |= {f"metrics_{name}" for name in ("scores", "correlation", "overlap", "densities")}
         read |= {"comparison", "rlpanning"}
-        assert set(declared(stage_of(path), "deps")) >= {f"data/results/{n}.csv" for n in read}
+    assert deps >= {f"data/results/{name}.csv" for name in read}
 
 
-@pytest.mark.parametrize("name", ["smoke", "paper"])
+def test_the_full_study_draws_every_figure_that_it_declares():
+    path = ROOT / "notebooks" / "12_claims.ipynb"
+    source = "\n".join(cell.source for cell in code(path))
+    saved = set(re.findall(r'"(full/\w+)"\s*,?\s*\)', source)) - set(
+        re.findall(r'read_\w+\(\s*"(full/\w+)"', source)
+    )
+    outs = {out for out in declared(stage_of(path), "plots") if out.endswith(".svg")}
+    assert outs == {f"figures/{name}.svg" for name in saved - {"full/table_claims"}}
+
+
+@pytest.mark.parametrize("name", ["smoke"])  # the others are of profiles/full.yaml's shape
 def test_a_profile_is_a_complete_params_file(name):
     profile = yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text())
     assert {s: set(v) for s, v in profile.items()} == {s: set(v) for s, v in PARAMS.items()}

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from lib import metrics
 from lib.bank import Extremes, Observation
-from lib.masks import effective_mask, kept_count
+from lib.fusion import SCORES, fuse, normalise
+from lib.masks import effective_mask, kept_count, top_k
 from lib.models import flatten, prunable, unflatten
 from lib.panning import Panning, calibrate
 from lib.policies import (
@@ -62,7 +63,9 @@ def naive(
     *,
     gradients: str = "dense",
     reactivate: bool = True,
+    score: str = "normalised",
     fusion: str = "sum",
+    invert: bool = False,
 ) -> list[Tensor]:
     """Equation by equation, with nothing kept from one iteration to the next."""
     mask = torch.ones(flatten(prunable(model)).numel(), dtype=torch.bool)
@@ -76,7 +79,9 @@ def naive(
             "grasp": metrics.grasp(model, where, batch),
         }
         p = dict(zip(scores, policy(np.full(7, target)), strict=True))
-        fused = metrics.fuse({n: metrics.normalise(s) for n, s in scores.items()}, p, fusion)
+        fused = fuse({name: SCORES[score](s) for name, s in scores.items()}, p, fusion)
+        if invert:
+            fused = -fused
         if not reactivate:
             fused[~mask] = -math.inf
         k = max(1, math.floor(len(mask) * (1 - target) + 1e-6))
@@ -95,6 +100,9 @@ def naive(
         {"reactivate": False},
         {"fusion": "product"},
         {"gradients": "masked", "reactivate": False},
+        *({"score": name} for name in SCORES if name != "normalised"),
+        {"invert": True},
+        {"invert": True, "reactivate": False},
     ],
     ids=str,
 )
@@ -108,7 +116,7 @@ def test_the_batches_are_used_in_turn(mlp, batches) -> None:
     """p = (0, 1, 0) on the dense network: a mask is the largest SNIP scores of one batch."""
     found = masks_of(Panning(mlp, batches, 0.9, steps=5), constant_policy((0, 1, 0)))[1:]
     for t, mask in enumerate(found):
-        scores = [metrics.normalise(metrics.snip(mlp, None, batch)) for batch in batches]
+        scores = [normalise(metrics.snip(mlp, None, batch)) for batch in batches]
         best = [set(s.topk(int(mask.sum())).indices.tolist()) for s in scores]
         kept = set(mask.nonzero().flatten().tolist())
         assert [kept == one for one in best] == [i == t % 3 for i in range(3)]
@@ -161,6 +169,89 @@ def test_removed_weights_never_return_without_reactivation(network, batches, sco
     process = Panning(network, batches, 0.5, steps=8, reactivate=False, score=score)
     found = masks_of(process, constant_policy((0, 0, 1)))
     assert not any((after & ~before).any() for before, after in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("control", [None, "magnitude", "random"])
+def test_inverted_the_smallest_scores_are_kept(network, batches, control) -> None:
+    process = Panning(network, batches, 0.7, steps=3, control=control, invert=True)
+    while not process.done:
+        scores = process.scores(P)
+        process.step(P)
+        kept, removed = scores[process.mask], scores[~process.mask]
+        assert kept.max() <= removed.min()
+        assert len(kept) == kept_count(len(scores), process.targets[process.t - 1])
+
+
+def test_half_of_the_weights_are_the_best_and_the_other_half_the_worst(mlp, batches) -> None:
+    best, worst = (
+        Panning(mlp, batches, 0.5, steps=1, control="magnitude", invert=invert)
+        for invert in (False, True)
+    )
+    best.step(P), worst.step(P)
+    assert torch.equal(worst.mask, ~best.mask)  # of 354
+
+
+@pytest.mark.parametrize("score", ["normalised", "signed"])
+def test_inverted_or_not_removed_weights_never_return_without_reactivation(
+    network, batches, score: str
+) -> None:
+    settings = {"reactivate": False, "invert": True, "score": score}
+    process = Panning(network, batches, 0.5, steps=8, **settings)
+    found = masks_of(process, constant_policy((0, 0, 1)))
+    assert not any((after & ~before).any() for before, after in itertools.pairwise(found))
+
+
+def test_inverted_ties_go_to_the_lower_index_too(mlp, batches) -> None:
+    process = Panning(mlp, batches, 0.9, steps=1, invert=True)
+    process.step((0, 0, 0))
+    assert torch.equal(process.mask, torch.arange(354) < 35)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gradients": "masked"},
+        {"fusion": "product"},
+        {"score": "signed"},
+        {"control": "magnitude"},
+        {"control": "random"},
+        {"control": "erk"},
+    ],
+    ids=str,
+)
+def test_the_scores_to_be_seen_are_those_that_the_next_step_goes_by(
+    network, batches, settings
+) -> None:
+    """With five iterations on three batches: those of the coming batch."""
+    process, seen = Panning(network, batches, 0.9, steps=5, **settings), []
+    unseen = masks_of(Panning(network, batches, 0.9, steps=5, **settings))
+    for t, target in enumerate(targets(0.9, 5)):
+        scores, before = process.scores(P), process.mask
+        seen.append(scores.clone())
+        assert scores.shape == before.shape
+        assert torch.equal(process.scores(P), scores)
+        expected = top_k(scores, kept_count(len(scores), target))
+        scores.zero_()  # they are the caller's own
+        assert process.t == t and torch.equal(process.mask, before)
+        process.step(P)
+        assert torch.equal(process.mask, expected)
+        assert torch.equal(process.mask, unseen[t + 1])
+    steady = settings.get("control") in ("magnitude", "random")
+    assert all(torch.equal(a, b) == steady for a, b in itertools.pairwise(seen))
+
+
+def test_the_scores_are_asked_for_with_the_weights_of_ones_choice(mlp, batches) -> None:
+    process = Panning(mlp, batches, 0.9, steps=3)
+    process.step(P)
+    z = {name: process.scores(p) for name, p in zip(metrics.METRICS, np.eye(3), strict=True)}
+    torch.testing.assert_close(z["synflow"], normalise(metrics.synflow(mlp, process.mask,
+                                                                       batches[1])))  # fmt: skip
+    torch.testing.assert_close(z["snip"], normalise(metrics.snip(mlp, None, batches[1])))
+    torch.testing.assert_close(z["grasp"], normalise(metrics.grasp(mlp, None, batches[1])))
+    expected = 0.2 * z["synflow"] + 0.5 * z["snip"] + 0.3 * z["grasp"]
+    torch.testing.assert_close(process.scores(P), expected)
+    assert torch.equal(process.scores((0, 0, 0)), torch.zeros(354))
 
 
 def test_a_dead_network_goes_on_and_comes_back_to_life(mlp, batches) -> None:

@@ -48,11 +48,12 @@ def clone(tmp_path_factory):
     for name in tracked():
         if (
             not name.startswith(("data/results/", "data/agents/", "figures/"))
-            and name != "dvc.lock"
+            and Path(name).name != "dvc.lock"
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     shutil.copy(folder / "profiles" / "smoke.yaml", folder / "params.yaml")
+    shutil.copy(folder / "profiles" / "full-smoke.yaml", folder / "profiles" / "full.yaml")
     subprocess.check_call(["git", "init", "-q", str(folder)])
     dvc(folder, "repro")
     return folder
@@ -63,7 +64,7 @@ def test_every_declared_result_is_made(clone):
     assert len(made) > 40
     assert all(made.values())
     assert not [name for name in made if name.endswith(".partial")]
-    for line in dvc(clone, "status").splitlines():
+    for line in dvc(clone, "status", "dvc.yaml").splitlines():
         assert "up to date" in line
 
 
@@ -95,3 +96,40 @@ def test_results_name_no_place_and_no_date(clone):
     for name, content in results(clone).items():
         assert str(clone).encode() not in content, name
         assert today.encode() not in content, name
+
+
+# --- the full study ------------------------------------------------------------------------------
+
+STUDY = "profiles/full/dvc.yaml"
+
+
+@pytest.fixture(scope="module")
+def studied(clone):
+    """The same clone, its full study reproduced once."""
+    dvc(clone, "repro", STUDY)
+    return clone
+
+
+def test_the_full_study_makes_every_declared_result_and_then_runs_nothing(studied):
+    made = {name for name in results(studied) if "/full/" in name}
+    assert len(made) > 50
+    assert {"figures/full/table_claims.csv", "figures/full/accuracy.svg"} <= made
+    assert "Running stage" not in dvc(studied, "repro", STUDY)
+
+
+def test_a_repro_in_the_root_leaves_the_full_study_alone(studied):
+    profile = studied / "profiles" / "full.yaml"
+    before = profile.read_text()
+    profile.write_text(before.replace("search_epochs: 1", "search_epochs: 2"))
+    try:
+        assert "full" not in dvc(studied, "repro")
+        assert "search_epochs" in dvc(studied, "status", STUDY)
+    finally:
+        profile.write_text(before)
+
+
+def test_an_agent_of_the_full_study_trained_again_has_the_same_bytes(studied):
+    before = results(studied)
+    shutil.rmtree(studied / ".cache")
+    dvc(studied, "repro", "--force", "--single-item", f"{STUDY}:learning")
+    assert results(studied) == before

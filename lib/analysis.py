@@ -1,0 +1,172 @@
+"""What the tables of the full study say: differences, correlations, and what they are made of."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from . import config
+from .inference import rank_correlation
+from .results import paired
+
+P = ["p_synflow", "p_snip", "p_grasp"]
+# What an agent sees of its state, and notebook 9 keeps.
+SEEN = ["target_sparsity", "effective_sparsity", "loss_sparse", "grad_norm_sq_sparse", "iteration"]
+
+
+def learning_gaps(returns: pd.DataFrame, opponent: str = "best constant") -> pd.DataFrame:
+    """A row for each way to train and policy: its return minus the opponent's.
+
+    Mean over networks and targets, which are the same for both.
+
+    Args:
+        returns: settings, policy, seed (of the network), final_target, reward (of the episode).
+        opponent: A policy of the table.
+    """
+    index = ["settings", "seed", "final_target"]
+    wide = returns.pivot(index=index, columns="policy", values="reward")
+    gaps = wide.sub(wide[opponent], axis=0).drop(columns=opponent)
+    order = {name: i for i, name in enumerate(dict.fromkeys(returns["settings"]))}
+    mean = gaps.groupby("settings").mean().stack().rename("gap").reset_index()
+    return mean.sort_values("settings", key=lambda s: s.map(order), kind="stable")
+
+
+def reward_correlations(table: pd.DataFrame, environment: config.Environment) -> pd.DataFrame:
+    """Spearman's ρ of trained accuracy with the return, its parts, and its rivals.
+
+    Within each target and network. Every quantity has the sign with which it should go along with
+    the accuracy, so that what speaks against it is negative.
+
+    Args:
+        table: Rows of `studies.judge` for many policies.
+        environment: Its α and w are those of the returns.
+    """
+    gap = table["final_loss_sparse"] - table["final_loss"]
+    flow = table["final_grad_norm_sq_sparse"] - table["final_grad_norm_sq"]
+    what = {
+        "return of the paper": table["return"],
+        "term: loss": table["reward_loss"],
+        "term: gradient norm": table["reward_grad_norm"],
+        "term: sparsity": table["reward_sparsity"],
+        "return, w = 1": table["return"]
+        + (1 / environment.grad_weight - 1) * table["reward_grad_norm"],
+        "return, w = 0": table["return"] - table["reward_grad_norm"],
+    }
+    for alpha in (0, 1, 10, 1000):
+        name = f"return, α = {alpha}"
+        what[name] = table["return"] + (alpha / environment.alpha - 1) * table["reward_sparsity"]
+    what |= {
+        "-|L - L_s|, temperature 1": -gap.abs(),
+        "-|L - L_s|, temperature 200": -table["gap_loss_200"],
+        "-|ΔL - ΔL_s|, temperature 1": -flow.abs(),
+        "-|ΔL - ΔL_s|, temperature 200": -table["gap_flow_200"],
+        "gradient norm of the sparse network": table["final_grad_norm_sq_sparse"],
+        "effective weights": -table["effective_sparsity"],
+        "mean singular value of the Jacobian": table["jacobian_mean"],
+    }
+    for column in table.columns[table.columns.str.startswith("loss_after_")]:
+        what[f"-loss after {column.removeprefix('loss_after_')} steps"] = -table[column]
+    rows = []
+    for name, values in what.items():
+        mean, low, n = rank_correlation(
+            table.assign(what=values), ["sparsity", "seed"], "what", "accuracy"
+        )
+        rows.append({"what": name, "mean": mean, "smallest": low, "groups": n})
+    return pd.DataFrame(rows)
+
+
+def transfer_gaps(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
+    """Claim B: each agent minus each opponent, target by target, in return and in accuracy.
+
+    Mean over networks and sparsities, paired. An agent that learned from another reward stands
+    among the opponents of none: its accuracy is compared with the agents' own opponents.
+
+    Args:
+        table: target, policy, sparsity, seed, return, accuracy.
+        targets: Their names, in order.
+
+    Returns:
+        target, kind ("agent" or "trainability"), agent, opponent, return (units of reward),
+        accuracy (points).
+    """
+    rows = []
+    for target in targets:
+        here = table[table["target"] == target]
+        wide = here.pivot(index=["sparsity", "seed"], columns="policy")[["return", "accuracy"]]
+        names = here["policy"].unique()
+        learned = [n for n in names if n.startswith(("agent ", "trainability "))]
+        for agent in learned:
+            for opponent in (name for name in names if name not in learned):
+                gap = {
+                    value: float((wide[value][agent] - wide[value][opponent]).mean())
+                    for value in ("return", "accuracy")
+                }
+                gap["accuracy"] *= 100
+                kind = agent.partition(" ")[0]
+                row = {"target": target, "kind": kind, "agent": agent, "opponent": opponent}
+                rows.append(row | gap)
+    return pd.DataFrame(rows)
+
+
+def proportions(actions: pd.DataFrame) -> pd.DataFrame:
+    """P scaled to a sum of 1: only the proportions count, since S is ranked."""
+    total = actions[P].sum(axis=1)
+    return actions.assign(**{name: actions[name] / total.where(total > 0, 1) for name in P})
+
+
+def dependence(actions: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's ρ of each scaled weight with each part of the state, over all agents' steps."""
+    learned = proportions(actions[actions["policy"].str.startswith("agent")])
+    return pd.DataFrame(
+        {
+            name: {
+                seen: float(np.nan_to_num(stats.spearmanr(learned[seen], learned[name]).statistic))
+                for seen in SEEN
+            }
+            for name in P
+        }
+    )
+
+
+def choice_gaps(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """Notebook 11: each setting minus the reference, in points, paired by seed."""
+    points = table.assign(accuracy=100 * table["accuracy"])
+    reference = points[points["study"] == "reference"]
+    gaps = []
+    for (study, setting), part in points.groupby(["study", "setting"], sort=False):
+        if study == "reference":
+            continue
+        both = pd.concat([reference, part])
+        by = (["sparsity"], "accuracy", confidence)
+        gap = paired(both, "setting", setting, "Panning", *by)
+        gaps.append(gap.assign(study=study, setting=setting))
+    return pd.concat(gaps, ignore_index=True)
+
+
+# What is taken from Panning, and the two columns of the tables whose difference it is.
+PARTS = {
+    "return of weights": ("claim_a", "iterative_fused"),
+    "choice within layers": ("claim_a", "panning+shuffled"),
+    "initial weights": ("checks", "reinitialised"),
+    "images": ("checks", "pixels"),
+    "classes": ("checks", "labels"),
+}
+
+
+def parts(comparison: pd.DataFrame, checks: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """Claim C: what Panning loses when one part is taken from it, in points, by sparsity."""
+    first = comparison["task"].iloc[0] if len(comparison) else ""
+    comparison = comparison[comparison["task"] == first]
+    own = checks[checks["method"] == "panning"]
+    found = []
+    for part, (source, without) in PARTS.items():
+        table, column, whole = (
+            (comparison, "method", "panning")
+            if source == "claim_a"
+            else (own, "check", "unchanged")
+        )
+        points = table.assign(accuracy=100 * table["accuracy"])
+        by = (["sparsity"], "accuracy", confidence)
+        found.append(paired(points, column, whole, without, *by).assign(part=part))
+    return pd.concat(found, ignore_index=True)[["part", "sparsity", "mean", "low", "high", "n"]]

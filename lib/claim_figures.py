@@ -1,0 +1,306 @@
+"""The figures of claims A and B, from the tables of the full study alone."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .analysis import P, learning_gaps, proportions
+from .inference import bootstrap
+from .plotting import LOOKS, density_axis, difference_axis, figure_width, percent
+from .results import interval, paired
+
+ONE_SHOT = ("random", "erk", "panning+shuffled", "magnitude", "snip", "grasp")
+TERMS = ("synflow", "snip", "grasp")
+
+
+def _curves(ax: Axes, table: pd.DataFrame, methods: Sequence[str], confidence: float) -> None:
+    """Mean accuracy over sparsity; shade: bootstrap interval over the seeds."""
+    for method in methods:
+        part = table[table["method"] == method]
+        if part.empty:
+            continue
+        grouped = (100 * part.set_index("sparsity")["accuracy"]).groupby(level=0)
+        band = pd.DataFrame({rho: bootstrap(v, confidence) for rho, v in grouped}).T
+        look, x = LOOKS[method], 1 - band.index.to_numpy()
+        ax.plot(x, band[0], look.style, color=look.color, marker=look.marker, ms=4)
+        ax.fill_between(x, band[1], band[2], color=look.color, alpha=0.15, linewidth=0)
+    dense = 100 * table.loc[table["method"] == "dense", "accuracy"].mean()
+    ax.axhline(dense, color=LOOKS["dense"].color, ls=LOOKS["dense"].style)
+    density_axis(ax, table.loc[table["method"] != "dense", "sparsity"])
+    ax.tick_params(axis="x", rotation=60)
+
+
+def _legend(figure: Figure, methods: Sequence[str], columns: int = 5) -> None:
+    handles = [
+        plt.Line2D(
+            [], [], color=look.color, marker=look.marker, ls=look.style, ms=4, label=look.label
+        )
+        for look in (LOOKS[method] for method in methods)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def accuracy(table: pd.DataFrame, confidence: float) -> Figure:
+    """Claim A: accuracy over sparsity, network by network; one-shot methods, then iterated ones."""
+    tasks = list(dict.fromkeys(table["task"]))
+    methods = [m for m in LOOKS if m in set(table["method"]) and m != "dense"]
+    rows = [
+        [m for m in methods if m in ONE_SHOT] + ["panning"],
+        [m for m in methods if m not in ONE_SHOT],
+    ]
+    figure, axes = plt.subplots(
+        *(2, len(tasks)),
+        figsize=(figure_width(), 0.85 * figure_width()),
+        squeeze=False,
+        width_ratios=[
+            1.6 if table[table["task"] == t]["sparsity"].nunique() > 6 else 1 for t in tasks
+        ],
+    )
+    for row, chosen in enumerate(rows):
+        for column, task in enumerate(tasks):
+            ax = axes[row, column]
+            _curves(ax, table[table["task"] == task], chosen, confidence)
+            ax.set_title(f"{'one shot' if row == 0 else 'iterated'}, {task}")
+            if row == 0:
+                ax.set_xlabel("")
+        axes[row, 0].set_ylabel("test accuracy, last epoch (%)")
+    _legend(figure, ["dense", *methods])
+    return figure
+
+
+def effective(table: pd.DataFrame) -> Figure:
+    """The part of the kept weights that is effective, and dead networks, on the first task."""
+    table = table[(table["task"] == table["task"].iloc[0]) & (table["method"] != "dense")]
+    figure, axes = plt.subplots(1, 2, figsize=(figure_width(), 0.5 * figure_width()))
+    kept = 1 - table["sparsity_reached"]
+    table = table.assign(
+        share=100 * (1 - table["effective_sparsity"]) / kept,
+        dead=100.0 * (table["effective_sparsity"] == 1),
+    )
+    methods = [m for m in LOOKS if m in set(table["method"])]
+    for method in methods:
+        look = LOOKS[method]
+        mean = table[table["method"] == method].groupby("sparsity")[["share", "dead"]].mean()
+        for ax, column in zip(axes, ("share", "dead"), strict=True):
+            ax.plot(
+                1 - mean.index, mean[column], look.style, color=look.color, marker=look.marker, ms=4
+            )
+    labels = ("effective / kept weights (%)", "dead networks (%)")
+    for ax, label in zip(axes, labels, strict=True):
+        density_axis(ax, table["sparsity"])
+        ax.tick_params(axis="x", rotation=60)
+        ax.set_ylabel(label)
+    _legend(figure, methods)
+    return figure
+
+
+def gains(table: pd.DataFrame, method: str, confidence: float) -> Figure:
+    """Points of accuracy that a method gains on each other one, task by task."""
+    tasks = list(dict.fromkeys(table["task"]))
+    sparse = table[table["method"] != "dense"].assign(accuracy=lambda t: 100 * t["accuracy"])
+    counts = [sparse[sparse["task"] == task]["sparsity"].nunique() for task in tasks]
+    names = [m for m in LOOKS if m in set(sparse["method"]) and m != method]
+    figure, axes = plt.subplots(
+        *(1, len(tasks)),
+        figsize=(figure_width(), 0.36 * len(names) + 0.9),
+        width_ratios=counts,
+        squeeze=False,
+        sharey=True,
+    )
+    for ax, task in zip(axes[0], tasks, strict=True):
+        part = sparse[sparse["task"] == task]
+        square, text = (
+            pd.DataFrame(index=names, columns=sorted(part["sparsity"].unique()), dtype=kind)
+            for kind in (float, object)
+        )
+        for other in set(names) & set(part["method"]):
+            by = (["sparsity"], "accuracy", confidence)
+            for row in paired(part, "method", method, other, *by).itertuples():
+                star = "*" if row.low > 0 or row.high < 0 else ""
+                square.loc[other, row.sparsity] = row.mean
+                text.loc[other, row.sparsity] = f"{row.mean:+.1f}{star}"
+        sns.heatmap(
+            square,
+            ax=ax,
+            annot=text.fillna(""),
+            fmt="",
+            annot_kws={"fontsize": 6.5},
+            norm=plt.matplotlib.colors.SymLogNorm(1, vmin=-90, vmax=90, base=10),
+            cmap="PuOr_r",
+            cbar=False,
+            linewidths=0.5,
+        )
+        ax.set_xticklabels([percent(rho) for rho in square.columns], rotation=60)
+        ax.set_yticklabels([LOOKS[name].label for name in names], rotation=0)
+        ax.set(title=task, xlabel="sparsity", ylabel="")
+    figure.suptitle(
+        f"{LOOKS[method].label} minus each method, points; *: {confidence:.0%} interval without 0",
+        color="0.4",
+    )
+    return figure
+
+
+def ranks(wins: pd.DataFrame, differences: Mapping[str, float]) -> Figure:
+    """Mean rank of each method with the critical difference, and interquartile mean accuracy."""
+    tasks = [task for task in differences if task in set(wins["task"])]
+    figure, axes = plt.subplots(
+        *(2, len(tasks)), figsize=(figure_width(), 0.75 * figure_width()), squeeze=False
+    )
+    for (above, below), task in zip(axes.T, tasks, strict=True):
+        part = wins[wins["task"] == task].sort_values("mean_rank")
+        place = np.arange(len(part))
+        for ax, value in ((above, "mean_rank"), (below, "iqm")):
+            for y, row in zip(place, part.to_dict("records"), strict=True):
+                look = LOOKS[row["method"]]
+                error = None
+                if value == "iqm":
+                    error = [[row["iqm"] - row["iqm_low"]], [row["iqm_high"] - row["iqm"]]]
+                ax.errorbar(row[value], y, xerr=error, fmt=look.marker, color=look.color, ms=5)
+            ax.set_yticks(place, [LOOKS[name].label for name in part["method"]])
+            ax.invert_yaxis()
+        start = part["mean_rank"].min()
+        above.plot([start, start + differences[task]], [-0.7] * 2, color="0.3", linewidth=2)
+        above.set(title=task, xlabel="mean rank; bar: critical difference")
+        below.set(xlabel="interquartile mean accuracy (%)")
+    return figure
+
+
+# --- claim B ---------------------------------------------------------------------------------
+
+
+def learning(returns: pd.DataFrame, confidence: float) -> Figure:
+    """Notebook 07: what each way to train an agent earns beside the best constant policy."""
+    gaps = learning_gaps(returns)
+    names = list(dict.fromkeys(gaps["settings"]))
+    figure, ax = plt.subplots(figsize=(0.85 * figure_width(), 0.38 * len(names) + 1.1))
+    shown = {
+        "hand-made": (LOOKS["panning"].color, "o"),
+        "SynFlow alone": (LOOKS["synflow"].color, "^"),
+        "random": (LOOKS["random"].color, "x"),
+    }
+    for y, name in enumerate(names):
+        part = gaps[gaps["settings"] == name].set_index("policy")["gap"]
+        learned = part[part.index.str.startswith("agent")]
+        mean, low, high = interval(learned, confidence)
+        error = None if np.isnan(low) else [[mean - low], [high - mean]]
+        ax.errorbar(mean, y, xerr=error, color=LOOKS["rlpanning"].color, fmt="none", linewidth=1)
+        ax.plot(
+            learned, [y] * len(learned), LOOKS["rlpanning"].marker, color=LOOKS["rlpanning"].color
+        )
+        for other, (color, marker) in shown.items():
+            ax.plot(part[other], y, marker, color=color, fillstyle="none")
+    difference_axis(ax, 0.2)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set(
+        xlabel="return minus that of the best constant p, in the same environment",
+        title=f"bar: {confidence:.0%} t-interval over agents",
+    )
+    handles = [
+        plt.Line2D([], [], ls="", marker="*", color=LOOKS["rlpanning"].color, label="an agent")
+    ]
+    handles += [
+        plt.Line2D([], [], ls="", marker=m, color=c, fillstyle="none", label=name)
+        for name, (c, m) in shown.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def reward(table: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
+    """Notebook 07: return against trained accuracy, and what goes along with the accuracy."""
+    targets = sorted(table["sparsity"].unique())
+    figure = plt.figure(figsize=(figure_width(), 0.9 * figure_width()))
+    grid = figure.add_gridspec(2, len(targets), height_ratios=(1, 1.9))
+    for column, rho in enumerate(targets):
+        ax = figure.add_subplot(grid[0, column])
+        part = table[table["sparsity"] == rho]
+        ax.plot(part["return"], 100 * part["accuracy"], ".", color="0.3", alpha=0.4, ms=3)
+        ax.set_xscale("symlog", linthresh=1)
+        ax.set(xlabel="return of the paper", title=f"{percent(rho)}, a policy each")
+        if column == 0:
+            ax.set_ylabel("test accuracy (%)")
+    ax = figure.add_subplot(grid[1, :])
+    part = correlations.sort_values("mean")
+    colors = [
+        LOOKS["panning"].color
+        if name == "return of the paper"
+        else "#004488"
+        if "steps" in name
+        else "0.6"
+        for name in part["what"]
+    ]
+    ax.barh(part["what"], part["mean"], color=colors)
+    ax.plot(part["smallest"], part["what"], "|", color="0.1", ms=8)
+    ax.axvline(0, color="0.4", linewidth=0.8)
+    ax.set(xlabel="rank correlation with accuracy; tick: the smallest over targets")
+    return figure
+
+
+def transfer(gaps: pd.DataFrame, targets: Sequence[str], confidence: float) -> Figure:
+    """Notebook 09: agents minus opponents on each target, in return and in accuracy."""
+    opponents = {
+        "hand-made": (LOOKS["panning"].color, "o"),
+        "SynFlow alone": (LOOKS["synflow"].color, "^"),
+        "best constant": ("#332288", "s"),
+        "random": ("0.6", "x"),
+    }
+    figure, axes = plt.subplots(
+        1, 2, figsize=(figure_width(), 0.42 * len(targets) + 1.2), sharey=True
+    )
+    own = gaps[gaps["kind"] == "agent"]
+    for ax, value in zip(axes, ("return", "accuracy"), strict=True):
+        for index, (name, (color, marker)) in enumerate(opponents.items()):
+            for row, target in enumerate(targets):
+                values = own[(own["target"] == target) & (own["opponent"] == name)][value]
+                y = row + (index - 1.5) * 0.2
+                mean, low, high = interval(values, confidence)
+                ax.plot(values, [y] * len(values), ".", color=color, alpha=0.4, ms=3)
+                error = None if np.isnan(low) else [[mean - low], [high - mean]]
+                ax.errorbar(mean, y, xerr=error, fmt=marker, color=color, ms=4, linewidth=1)
+        difference_axis(ax, 1)
+    axes[0].set_yticks(range(len(targets)), targets)
+    axes[0].invert_yaxis()
+    axes[0].set(xlabel="return: agent minus opponent", title="reward")
+    axes[1].set(xlabel="accuracy: agent minus opponent (points)", title="after training")
+    handles = [
+        plt.Line2D([], [], ls="", marker=m, color=c, label=name)
+        for name, (c, m) in opponents.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.suptitle(
+        f"small dot: an agent; bar: {confidence:.0%} t-interval over agents", color="0.4"
+    )
+    return figure
+
+
+def learned_policy(actions: pd.DataFrame) -> Figure:
+    """Notebook 09: the proportions of p over iteration and target, mean over agents."""
+    actions = proportions(actions)
+    kinds = {"hand-made": "hand-made", "agent": "agents", "trainability": "agents, trainability"}
+    kinds = {k: v for k, v in kinds.items() if actions["policy"].str.startswith(k).any()}
+    figure, axes = plt.subplots(
+        *(len(kinds), 3),
+        figsize=(figure_width(), 1.25 * len(kinds) + 0.6),
+        sharex=True,
+        squeeze=False,
+    )
+    for row, (prefix, label) in zip(axes, kinds.items(), strict=True):
+        part = actions[actions["policy"].str.startswith(prefix)]
+        for ax, name, metric in zip(row, P, TERMS, strict=True):
+            square = part.pivot_table(index="final_target", columns="iteration", values=name)
+            image = ax.imshow(square, aspect="auto", vmin=0, vmax=1, cmap="viridis")
+            ax.set_yticks(range(len(square)), [percent(rho) for rho in square.index])
+            ax.grid(visible=False)
+            if row is axes[0]:
+                ax.set_title(f"share of {LOOKS[metric].label}")
+            if row is axes[-1]:
+                ax.set_xlabel("iteration t")
+        row[0].set_ylabel(label)
+    figure.colorbar(image, ax=axes, shrink=0.7, label=r"$p_i / \sum p$")
+    return figure
