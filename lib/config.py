@@ -265,6 +265,9 @@ def setup() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # wanted by deterministic cuBLAS
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    # On newer GPUs PyTorch would cut float32 to 10 bits of mantissa in convolutions.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, guards nothing here
     # Weights that shrink towards 0 become denormal numbers, on which processors are slow.
     torch.set_flush_denormal(True)
