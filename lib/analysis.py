@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
 from . import config
-from .inference import rank_correlation
+from .inference import rank_correlation, spearman
 from .results import paired
 
 P = ["p_synflow", "p_snip", "p_grasp"]
@@ -16,9 +14,9 @@ SEEN = ["target_sparsity", "effective_sparsity", "loss_sparse", "grad_norm_sq_sp
 
 
 def learning_gaps(returns: pd.DataFrame, opponent: str = "best constant") -> pd.DataFrame:
-    """A row for each way to train and policy: its return minus the opponent's.
+    """A row for each way to train, policy and network: its return minus the opponent's.
 
-    Mean over networks and targets, which are the same for both.
+    Mean over the targets, which are the same for both.
 
     Args:
         returns: settings, policy, seed (of the network), final_target, reward (of the episode).
@@ -28,7 +26,7 @@ def learning_gaps(returns: pd.DataFrame, opponent: str = "best constant") -> pd.
     wide = returns.pivot(index=index, columns="policy", values="reward")
     gaps = wide.sub(wide[opponent], axis=0).drop(columns=opponent)
     order = {name: i for i, name in enumerate(dict.fromkeys(returns["settings"]))}
-    mean = gaps.groupby("settings").mean().stack().rename("gap").reset_index()
+    mean = gaps.groupby(["settings", "seed"]).mean().stack().dropna().rename("gap").reset_index()
     return mean.sort_values("settings", key=lambda s: s.map(order), kind="stable")
 
 
@@ -49,13 +47,16 @@ def reward_correlations(table: pd.DataFrame, environment: config.Environment) ->
         "term: loss": table["reward_loss"],
         "term: gradient norm": table["reward_grad_norm"],
         "term: sparsity": table["reward_sparsity"],
-        "return, w = 1": table["return"]
-        + (1 / environment.grad_weight - 1) * table["reward_grad_norm"],
-        "return, w = 0": table["return"] - table["reward_grad_norm"],
     }
-    for alpha in (0, 1, 10, 1000):
-        name = f"return, α = {alpha}"
-        what[name] = table["return"] + (alpha / environment.alpha - 1) * table["reward_sparsity"]
+    # Each term is linear in its weight; one whose weight was 0 cannot be had back.
+    for symbol, weight, term, others in (
+        ("w", environment.grad_weight, "reward_grad_norm", (0, 1)),
+        ("α", environment.alpha, "reward_sparsity", (0, 1, 10, 1000)),
+    ):
+        for other in others if weight else ():
+            what[f"return, {symbol} = {other}"] = (
+                table["return"] + (other / weight - 1) * table[term]
+            )
     what |= {
         "-|L - L_s|, temperature 1": -gap.abs(),
         "-|L - L_s|, temperature 200": -table["gap_loss_200"],
@@ -79,16 +80,16 @@ def reward_correlations(table: pd.DataFrame, environment: config.Environment) ->
 def transfer_gaps(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
     """Claim B: each agent minus each opponent, target by target, in return and in accuracy.
 
-    Mean over networks and sparsities, paired. An agent that learned from another reward stands
-    among the opponents of none: its accuracy is compared with the agents' own opponents.
+    Mean over sparsities, paired. An agent that learned from another reward stands among the
+    opponents of none: its accuracy is compared with the agents' own opponents.
 
     Args:
         table: target, policy, sparsity, seed, return, accuracy.
         targets: Their names, in order.
 
     Returns:
-        target, kind ("agent" or "trainability"), agent, opponent, return (units of reward),
-        accuracy (points).
+        target, kind ("agent" or "trainability"), agent, opponent, seed (of the network), return
+        (units of reward), accuracy (points).
     """
     rows = []
     for target in targets:
@@ -98,14 +99,17 @@ def transfer_gaps(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
         learned = [n for n in names if n.startswith(("agent ", "trainability "))]
         for agent in learned:
             for opponent in (name for name in names if name not in learned):
-                gap = {
-                    value: float((wide[value][agent] - wide[value][opponent]).mean())
-                    for value in ("return", "accuracy")
-                }
+                gap = pd.DataFrame(
+                    {
+                        value: wide[value][agent] - wide[value][opponent]
+                        for value in wide.columns.levels[0]
+                    }
+                )
                 gap["accuracy"] *= 100
-                kind = agent.partition(" ")[0]
-                row = {"target": target, "kind": kind, "agent": agent, "opponent": opponent}
-                rows.append(row | gap)
+                row = {"target": target, "kind": agent.partition(" ")[0], "agent": agent}
+                row["opponent"] = opponent
+                mean = gap.groupby("seed").mean().reset_index()
+                rows += [row | one for one in mean.to_dict("records")]
     return pd.DataFrame(rows)
 
 
@@ -116,16 +120,20 @@ def proportions(actions: pd.DataFrame) -> pd.DataFrame:
 
 
 def dependence(actions: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's ρ of each scaled weight with each part of the state, over all agents' steps."""
+    """Spearman's ρ of each scaled weight with each part of the state, over all agents' steps.
+
+    A row of a roll-out holds what came after its action. What the agent saw before it stands in the
+    row before, so that first iterations are left out.
+    """
     learned = proportions(actions[actions["policy"].str.startswith("agent")])
+    learned = learned.sort_values(["policy", "final_target", "iteration"])
+    episodes = learned.groupby(["policy", "final_target"])
+    seen = learned[["target_sparsity", "iteration"]].join(
+        episodes[["effective_sparsity", "loss_sparse", "grad_norm_sq_sparse"]].shift()
+    )
+    seen, learned = seen[seen.notna().all(axis=1)], learned[seen.notna().all(axis=1)]
     return pd.DataFrame(
-        {
-            name: {
-                seen: float(np.nan_to_num(stats.spearmanr(learned[seen], learned[name]).statistic))
-                for seen in SEEN
-            }
-            for name in P
-        }
+        {name: {what: spearman(seen[what], learned[name]) for what in SEEN} for name in P}
     )
 
 
@@ -144,6 +152,11 @@ def choice_gaps(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
     return pd.concat(gaps, ignore_index=True)
 
 
+def main_task(table: pd.DataFrame) -> str:
+    """The task with the most sparsities: the network on which the wide grid is run."""
+    return table.groupby("task")["sparsity"].nunique().idxmax()
+
+
 # What is taken from Panning, and the two columns of the tables whose difference it is.
 PARTS = {
     "return of weights": ("claim_a", "iterative_fused"),
@@ -156,8 +169,7 @@ PARTS = {
 
 def parts(comparison: pd.DataFrame, checks: pd.DataFrame, confidence: float) -> pd.DataFrame:
     """Claim C: what Panning loses when one part is taken from it, in points, by sparsity."""
-    first = comparison["task"].iloc[0] if len(comparison) else ""
-    comparison = comparison[comparison["task"] == first]
+    comparison = comparison[comparison["task"] == main_task(comparison)]
     own = checks[checks["method"] == "panning"]
     found = []
     for part, (source, without) in PARTS.items():

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .analysis import P, learning_gaps, proportions
+from .analysis import P, learning_gaps, main_task, proportions
 from .inference import bootstrap
 from .plotting import LOOKS, density_axis, difference_axis, figure_width, percent
 from .results import interval, paired
@@ -74,8 +74,8 @@ def accuracy(table: pd.DataFrame, confidence: float) -> Figure:
 
 
 def effective(table: pd.DataFrame) -> Figure:
-    """The part of the kept weights that is effective, and dead networks, on the first task."""
-    table = table[(table["task"] == table["task"].iloc[0]) & (table["method"] != "dense")]
+    """The effective part of the kept weights, and dead networks, where the grid is widest."""
+    table = table[(table["task"] == main_task(table)) & (table["method"] != "dense")]
     figure, axes = plt.subplots(1, 2, figsize=(figure_width(), 0.5 * figure_width()))
     kept = 1 - table["sparsity_reached"]
     table = table.assign(
@@ -184,7 +184,7 @@ def learning(returns: pd.DataFrame, confidence: float) -> Figure:
         "random": (LOOKS["random"].color, "x"),
     }
     for y, name in enumerate(names):
-        part = gaps[gaps["settings"] == name].set_index("policy")["gap"]
+        part = gaps[gaps["settings"] == name].groupby("policy")["gap"].mean()
         learned = part[part.index.str.startswith("agent")]
         mean, low, high = interval(learned, confidence)
         error = None if np.isnan(low) else [[mean - low], [high - mean]]
@@ -247,8 +247,8 @@ def transfer(gaps: pd.DataFrame, targets: Sequence[str], confidence: float) -> F
     opponents = {
         "hand-made": (LOOKS["panning"].color, "o"),
         "SynFlow alone": (LOOKS["synflow"].color, "^"),
-        "best constant": ("#332288", "s"),
-        "random": ("0.6", "x"),
+        "best constant": ("#44AA99", "s"),
+        "random": (LOOKS["random"].color, "x"),
     }
     figure, axes = plt.subplots(
         1, 2, figsize=(figure_width(), 0.42 * len(targets) + 1.2), sharey=True
@@ -257,7 +257,8 @@ def transfer(gaps: pd.DataFrame, targets: Sequence[str], confidence: float) -> F
     for ax, value in zip(axes, ("return", "accuracy"), strict=True):
         for index, (name, (color, marker)) in enumerate(opponents.items()):
             for row, target in enumerate(targets):
-                values = own[(own["target"] == target) & (own["opponent"] == name)][value]
+                part = own[(own["target"] == target) & (own["opponent"] == name)]
+                values = part.groupby("agent")[value].mean()
                 y = row + (index - 1.5) * 0.2
                 mean, low, high = interval(values, confidence)
                 ax.plot(values, [y] * len(values), ".", color=color, alpha=0.4, ms=3)

@@ -157,7 +157,7 @@ def transfers(
     named = []
     for target in params.claim_b.targets:
         place = {"data": target.data, "network": target.network, "width": target.width}
-        # As many steps of SGD where there are fewer images.
+        # As many images are seen in training where there are fewer of them.
         epochs = max(1, round(target.epochs / target.fraction))
         for rho in target.sparsities:
             for seed in params.claim_b.seeds:

@@ -48,16 +48,15 @@ def iqm(values: np.ndarray, axis: int = -1) -> np.ndarray:
 def iqm_over_tasks(
     table: pd.DataFrame, tasks: Sequence[str], value: str, confidence: float, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The interquartile mean over all runs of all tasks, seeds resampled within each task.
+    """The interquartile mean over all runs of all tasks, and its bootstrap interval over seeds.
 
-    Agarwal et al. (2021); a run is a row, and every task has the same seeds.
+    Agarwal et al. (2021); a run is a row, and every task has the same seeds. They resample seeds
+    within each task; a seed here is one initialisation in all tasks, so that one draw serves all.
     """
     wide = table.pivot(index=list(tasks), columns="seed", values=value).to_numpy()
-    drawn = np.random.default_rng(seed).integers(wide.shape[1], size=(RESAMPLES, *wide.shape))
-    resampled = np.take_along_axis(np.broadcast_to(wide, drawn.shape), drawn, axis=2)
-    low, high = np.quantile(
-        iqm(resampled.reshape(RESAMPLES, -1)), [(1 - confidence) / 2, (1 + confidence) / 2]
-    )
+    drawn = np.random.default_rng(seed).integers(wide.shape[1], size=(RESAMPLES, wide.shape[1]))
+    resampled = wide[:, drawn].swapaxes(0, 1).reshape(RESAMPLES, -1)
+    low, high = np.quantile(iqm(resampled), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(iqm(wide.reshape(-1))), float(low), float(high)
 
 
@@ -109,6 +108,44 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return out
 
 
+def crossed(
+    table: pd.DataFrame, value: str, confidence: float, seed: int = 0
+) -> tuple[float, float, float, float]:
+    """Mean of a value that every agent has on every network, its interval and two-sided p.
+
+    All agents are compared on the same few networks, whose luck they share: an interval over agents
+    alone would speak of these very networks. Both are resampled, independently (Owen 2007's
+    pigeonhole bootstrap, which errs on the wide side).
+
+    Args:
+        table: agent, network and `value`, a row each.
+        value: A column.
+        confidence: Level of the interval.
+        seed: Of the resampling.
+    """
+    wide = table.pivot_table(index="agent", columns="network", values=value).to_numpy()
+    generator = np.random.default_rng(seed)
+    agents, networks = (generator.integers(n, size=(RESAMPLES, n)) for n in wide.shape)
+    resampled = wide[agents[:, :, None], networks[:, None, :]].mean(axis=(1, 2))
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(wide.mean()), float(low), float(high), bootstrap_p(resampled)
+
+
+def bootstrap_p(resampled: np.ndarray) -> float:
+    """Two-sided p that a bootstrapped statistic is 0; never below what its number can tell."""
+    beyond = min((resampled <= 0).sum(), (resampled >= 0).sum())
+    return float(min(1, 2 * (1 + beyond) / (1 + len(resampled))))
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's ρ; 0 where one side is constant and has no ranks, NaN where one holds NaN."""
+    if np.isnan(first).any() or np.isnan(second).any():
+        return float("nan")
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(stats.spearmanr(first, second).statistic)
+
+
 def rank_correlation(
     table: pd.DataFrame, within: Sequence[str], first: str, second: str
 ) -> tuple[float, float, int]:
@@ -117,8 +154,6 @@ def rank_correlation(
     Within, since a better network at a lower sparsity says nothing of what chose its weights. A
     constant column has no ranks and counts as 0.
     """
-    found = []
-    for _, group in table.groupby(list(within)):
-        rho = stats.spearmanr(group[first], group[second]).statistic
-        found.append(0.0 if np.isnan(rho) else float(rho))
+    groups = table.groupby(list(within))
+    found = [spearman(group[first], group[second]) for _, group in groups]
     return float(np.mean(found)), float(np.min(found)), len(found)

@@ -63,7 +63,7 @@ class Target:
     """Where an agent is used that was trained elsewhere."""
 
     name: str
-    axis: str  # which change it belongs to: "data", "width", "network", "set"
+    axis: str  # which change it belongs to, a key of `evidence.AXES`, or "none"
     data: str
     network: str
     width: float

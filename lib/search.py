@@ -45,7 +45,13 @@ def search_constant(
         policy = make_policy(_weights(trial))
         return float(np.mean([earn(env, policy, rho)["return"] for rho in sparsities]))
 
-    study.optimize(mean_return, n_trials=max(4, budget // (environment.steps * len(sparsities))))
+    trials = budget // (environment.steps * len(sparsities))
+    if trials < len(METRICS):
+        raise ValueError(
+            f"budget: {budget} steps are {trials} episodes at each of {len(sparsities)} targets; "
+            f"the search wants {len(METRICS)} or more"
+        )
+    study.optimize(mean_return, n_trials=trials)
     best = [study.best_params[name] for name in METRICS]
     return {"policy": best, "return": study.best_value, "trials": len(study.trials)}
 

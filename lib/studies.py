@@ -140,6 +140,7 @@ def trace(
     steps: int,
     policy: Any,
     scoring: config.Scoring,
+    settings: Mapping[str, Any] | None = None,
     width: float = 1.0,
     device: str = "auto",
 ) -> dict[str, Any]:
@@ -154,7 +155,8 @@ def trace(
     train_set, _ = load(data, device)
     model = make_network(network, width, seed, train_set, device)
     batches = make_batches(train_set, scoring, seed)
-    process = Panning(model, batches, sparsity, steps, temperature=scoring.temperature)
+    settings = {"temperature": scoring.temperature, **(settings or {})}
+    process = Panning(model, batches, sparsity, steps, **settings)
     weights, choose = process.bank.weights, make_policy(policy)
     names = [name.removesuffix(".weight") for name in weights]
     sizes = [weight.numel() for weight in weights.values()]
@@ -181,7 +183,7 @@ def trace(
         "layers": rows,
         "departures": torch.bincount(departures[final]).tolist(),
         "absent": torch.bincount(absent[final], minlength=steps + 1).tolist(),
-        "agreement": _agreement(model, batches, sparsity, steps, final, sizes, scoring),
+        "agreement": _agreement(model, batches, sparsity, steps, final, sizes, choose, settings),
     }
 
 
@@ -192,14 +194,15 @@ def _agreement(
     steps: int,
     final: Tensor,
     sizes: list[int],
-    scoring: config.Scoring,
+    policy: Policy,
+    settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Overlap of a mask with those of other methods on the same network."""
     rows = []
     for method in ("magnitude", "snip", "grasp", "synflow", "iterative_fused"):
         for count in {METHODS[method].steps or steps, 1}:
-            temperature = {"temperature": scoring.temperature}
-            result = pan(model, batches, sparsity, count, method=method, **temperature)
+            chosen = policy if METHODS[method].p is None else None
+            result = pan(model, batches, sparsity, count, policy=chosen, method=method, **settings)
             other = flatten(result.masks).cpu()
             kept = int(final.sum())
             pairs = zip(final.split(sizes), other.split(sizes), sizes, strict=True)
@@ -226,6 +229,7 @@ def collapse(
     steps: int,
     scoring: config.Scoring,
     policy: Any = None,
+    settings: Mapping[str, Any] | None = None,
     width: float = 1.0,
     device: str = "auto",
 ) -> list[dict[str, float]]:
@@ -243,8 +247,8 @@ def collapse(
             *(model, batches, 1 - 1 / compression, METHODS[method].steps or steps),
             policy=None if policy is None else make_policy(policy),
             method=method,
-            temperature=scoring.temperature,
             seed=seed,
+            **{"temperature": scoring.temperature, **(settings or {})},
         )
         smallest = min(int(mask.sum()) for mask in result.masks.values())
         kept, effective = (int(flatten(m).sum()) for m in (result.masks, result.effective))
