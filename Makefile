@@ -45,7 +45,7 @@ clean:  ## Remove executed notebooks and kept cells (executed/*.ipynb and .cache
 	rm -rf executed/*.ipynb .cache
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' Makefile
 
 # The stamp is newer than both files as long as the environment is what they say.
 # The second install adds `lib` alone, with the setuptools just installed, so it needs no network.
