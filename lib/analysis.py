@@ -100,10 +100,7 @@ def transfer_gaps(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
         for agent in learned:
             for opponent in (name for name in names if name not in learned):
                 gap = pd.DataFrame(
-                    {
-                        value: wide[value][agent] - wide[value][opponent]
-                        for value in wide.columns.levels[0]
-                    }
+                    {v: wide[v][agent] - wide[v][opponent] for v in ("return", "accuracy")}
                 )
                 gap["accuracy"] *= 100
                 row = {"target": target, "kind": agent.partition(" ")[0], "agent": agent}

@@ -105,7 +105,8 @@ def transfer() -> pd.DataFrame:
     opponents = ("hand-made", "SynFlow alone", "best constant", "random")
     agents = [f"{kind} {seed}" for kind in ("agent", "trainability") for seed in range(3)]
     rows = pd.DataFrame(
-        itertools.product(TARGETS, agents, opponents), columns=["target", "agent", "opponent"]
+        itertools.product(TARGETS, agents, opponents, range(2)),
+        columns=["target", "agent", "opponent", "seed"],
     )
     rows["kind"] = rows["agent"].str.split().str[0]
     return rows.assign(
@@ -295,7 +296,7 @@ def test_the_shade_is_the_bootstrap_interval() -> None:
 
 
 def test_effective_weights_and_dead_networks_are_shares_in_percent() -> None:
-    left, right = claim_figures.effective(comparison()).axes[:2]
+    left, right = claim_figures.effective(comparison().iloc[::-1]).axes[:2]
     assert colors(left)[color("panning")][0].get_ydata() == pytest.approx([75] * 4)
     assert colors(left)[color("snip")][0].get_ydata() == pytest.approx([75, 75, 0, 0])
     assert colors(right)[color("snip")][0].get_ydata() == pytest.approx([0, 0, 100, 100])
@@ -356,6 +357,7 @@ def test_each_agent_stands_at_its_gap_to_the_best_constant() -> None:
     table = returns()
     ax = claim_figures.learning(table, 0.95).axes[0]
     gaps = analysis.learning_gaps(table)
+    gaps = gaps.groupby(["settings", "policy"], sort=False)["gap"].mean().reset_index()
     assert [text.get_text() for text in ax.get_yticklabels()] == ["design", "tuned"]
     stars = [line for line in colors(ax)[color("rlpanning")] if line.get_marker() == "*"]
     for y, (name, line) in enumerate(zip(("design", "tuned"), stars, strict=True)):
@@ -387,8 +389,20 @@ def test_each_target_has_every_agent_and_their_mean_beside_each_opponent() -> No
             for opponent, target in itertools.product(opponents, TARGETS)
         ]
         assert shown == pytest.approx(expected)
-        dots = [line for line in ax.lines if line.get_marker() == "."]
-        assert sum(len(line.get_xdata()) for line in dots) == len(own)
+        dots = [line.get_xdata() for line in ax.lines if line.get_marker() == "."]
+        agents = own.groupby(["opponent", "target", "agent"])[value].mean()
+        places = itertools.product(opponents, TARGETS)
+        assert len(dots) == 4 * 3
+        for found, place in zip(dots, places, strict=True):  # a dot an agent, not a network
+            assert sorted(found) == pytest.approx(sorted(agents[place]))
+
+
+def test_opponents_have_colours_that_cannot_be_taken_for_each_other() -> None:
+    ax = claim_figures.transfer(transfer(), TARGETS, 0.95).axes[0]
+    shown = [container.lines[0].get_color() for container in ax.containers][::3]
+    assert len({to_rgba(one) for one in shown}) == 4
+    assert to_rgba(shown[3]) == color("random")
+    assert to_rgba(shown[2]) not in {color(method) for method in LOOKS}
 
 
 def test_a_learned_policy_is_the_mean_share_over_agents() -> None:

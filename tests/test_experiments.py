@@ -12,7 +12,7 @@ import torch
 from stable_baselines3 import TD3
 from torch import Tensor
 
-from lib import config, experiments, grid
+from lib import config, experiments, grid, probes
 from lib.experiments import (
     evaluate_policy,
     make_environment,
@@ -369,6 +369,21 @@ def test_a_probe_is_four_numbers_of_the_sparse_network_before_it_is_trained(run,
     )
     assert found["jacobian_max"] > found["jacobian_mean"] > 0
     assert found["initial_grad_norm_sq"] > 0
+
+
+@pytest.mark.parametrize(("count", "every"), [(6, 1), (199, 1), (250, 2), (1000, 10)])
+def test_of_a_large_batch_a_hundred_images_or_so_have_a_jacobian(mlp, count, every) -> None:
+    images = torch.randn(count, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    batch = images, torch.arange(count) % 3
+    kept = {name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable(mlp).items()}
+    found = experiments.seen_before_training(mlp, kept, batch)
+    some = images[::every]
+    assert len(some) < 200
+    singular = probes.jacobian_singular_values(mlp, kept, some)
+    assert found["jacobian_mean"] == singular.mean().item()
+    assert found["jacobian_max"] == singular.max().item()
+    loss = torch.nn.functional.cross_entropy(mlp.train()(images), batch[1])  # of all of them
+    assert found["initial_loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_a_probe_of_other_weights_sees_others(run) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -9,13 +10,17 @@ import pytest
 from scipy import stats
 
 from lib.inference import (
+    RESAMPLES,
     bootstrap,
+    bootstrap_p,
     critical_difference,
+    crossed,
     holm,
     iqm,
     iqm_over_tasks,
     p_value,
     rank_correlation,
+    spearman,
     wins,
 )
 from lib.results import interval
@@ -127,6 +132,18 @@ def test_one_task_has_the_interval_of_a_plain_bootstrap() -> None:
     values = np.random.default_rng(9).normal(size=40)
     found = iqm_over_tasks(runs(values[None]), ["sparsity"], "accuracy", 0.9)
     assert found == pytest.approx(bootstrap(values, 0.9, iqm, seed=1), abs=0.05)
+
+
+def test_tasks_that_share_their_luck_are_no_more_certain_than_one_of_them() -> None:
+    luck = np.random.default_rng(16).normal(size=8)
+    _, low, high = found = iqm_over_tasks(
+        runs(np.tile(luck, (6, 1))), ["sparsity"], "accuracy", 0.95
+    )
+    assert found == pytest.approx(iqm_over_tasks(runs(luck[None]), ["sparsity"], "accuracy", 0.95))
+    # Seeds drawn anew in each task would average the luck away.
+    drawn = np.random.default_rng(17).choice(luck, (4000, 6 * 8))
+    ends = np.quantile(iqm(drawn), [0.025, 0.975])
+    assert ends[1] - ends[0] < 0.6 * (high - low)
 
 
 # --- wins and ranks ------------------------------------------------------------------------------
@@ -264,6 +281,91 @@ def test_holm_rejects_no_true_hypothesis_more_often_than_the_level_says() -> Non
     assert wrong == pytest.approx(0.05, abs=0.015)
 
 
+# --- agents and networks -------------------------------------------------------------------------
+
+
+def grid(values: np.ndarray) -> pd.DataFrame:
+    """values[agent][network] as a table, in no order."""
+    table = pd.DataFrame(
+        {"agent": f"agent {agent}", "network": f"width 2 {network}", "gap": value}
+        for agent, row in enumerate(values)
+        for network, value in enumerate(row)
+    )
+    return table.sample(frac=1, random_state=0)
+
+
+def length(found: tuple[float, ...]) -> float:
+    return found[2] - found[1]
+
+
+def test_agents_on_networks_have_their_plain_mean_within_its_interval() -> None:
+    values = np.random.default_rng(18).normal(0.2, 1, (5, 4))
+    found, low, high, p = crossed(grid(values), "gap", 0.95)
+    assert found == pytest.approx(values.mean())
+    assert values.min() <= low < found < high <= values.max()
+    assert 0 < p <= 1
+    narrower = crossed(grid(values), "gap", 0.5)
+    assert low < narrower[1] < found < narrower[2] < high
+    assert narrower[3] == p  # which knows no level
+
+
+def test_networks_that_differ_widen_what_agents_alone_would_say() -> None:
+    agents = np.array([0.9, 1.0, 1.1, 1.05, 0.95])
+    alone = bootstrap(agents, 0.95)
+    luck = np.array([-2.0, -1.0, 0.5, 2.5])
+    found = crossed(grid(agents[:, None] + luck), "gap", 0.95)
+    assert found[0] == pytest.approx(alone[0])
+    assert alone[1] > 0 and found[1] < 0 < found[2]  # what seemed sure is open
+    assert found[3] > 0.05
+    same = crossed(grid(agents[:, None] + 0 * luck), "gap", 0.95)
+    assert length(found) > 5 * length(same)
+    assert same[:3] == pytest.approx(alone, abs=0.02)
+
+
+def test_the_variances_of_agents_and_of_networks_add_up() -> None:
+    rng = np.random.default_rng(19)
+    agents, luck = rng.normal(0, 1, (30, 1)), rng.normal(0, 2, (1, 40))
+    half = 1.959964 * math.sqrt(agents.var() / 30 + luck.var() / 40)
+    assert length(crossed(grid(agents + luck), "gap", 0.95)) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_two_networks_and_agents_that_agree_leave_the_range_of_the_networks() -> None:
+    found = crossed(grid(np.tile([-1.0, 3.0], (4, 1))), "gap", 0.95)  # drawn twice 1 time in 4
+    assert found[:3] == pytest.approx((1, -1, 3))
+    assert found[3] == pytest.approx(0.5, abs=0.06)
+
+
+def test_where_every_agent_has_one_value_on_every_network_the_interval_has_no_length() -> None:
+    smallest = 2 / (RESAMPLES + 1)
+    for value, p in ((0.25, smallest), (-0.25, smallest), (0.0, 1.0)):
+        assert crossed(grid(np.full((3, 2), value)), "gap", 0.95) == (value, value, value, p)
+
+
+def test_the_crossed_interval_has_units_and_a_sign_and_knows_no_order() -> None:
+    values = np.random.default_rng(20).normal(0.4, 1, (5, 3))
+    found = crossed(grid(values), "gap", 0.9)
+    assert (
+        crossed(grid(values).iloc[::-1], "gap", 0.9) == found == crossed(grid(values), "gap", 0.9)
+    )
+    turned = crossed(grid(-10 * values), "gap", 0.9)
+    expected = (-10 * found[0], -10 * found[2], -10 * found[1], found[3])
+    assert turned == pytest.approx(expected)
+    assert crossed(grid(values), "gap", 0.9, seed=1)[1:3] != found[1:3]
+
+
+def test_p_of_a_bootstrap_counts_the_resamples_on_the_other_side_of_0() -> None:
+    for beyond in (0, 1, 7, 49):
+        resampled = np.repeat([-0.1, 2.0], [beyond, 99 - beyond])
+        assert bootstrap_p(resampled) == pytest.approx(2 * (1 + beyond) / 100)
+        assert bootstrap_p(-resampled) == bootstrap_p(resampled)
+
+
+def test_p_of_a_bootstrap_is_never_0_and_never_above_1() -> None:
+    assert bootstrap_p(np.full(399, 5.0)) == 2 / 400
+    assert bootstrap_p(np.zeros(399)) == 1  # each is on both sides
+    assert bootstrap_p(np.repeat([-1.0, 1.0], 50)) == 1
+
+
 # --- rank correlations ---------------------------------------------------------------------------
 
 
@@ -288,7 +390,34 @@ def test_the_mean_and_the_smallest_are_over_the_groups() -> None:
     assert found == pytest.approx(((1 - 1 + 0.6) / 3, -1, 3))
 
 
-@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_spearmans_rho_is_scipys() -> None:
+    first, second = np.random.default_rng(21).normal(size=(2, 25)) ** 3
+    ties = np.round(second)
+    for other in (second, ties, -ties, first, -first):
+        expected = stats.spearmanr(first, other).statistic
+        assert spearman(first, other) == pytest.approx(expected)
+        assert spearman(pd.Series(first), list(other)) == pytest.approx(expected)
+    assert spearman(first, np.exp(first)) == pytest.approx(1)
+
+
+def test_what_has_no_ranks_has_no_correlation_and_what_is_unknown_is_not_called_0() -> None:
+    values, constant, gap = [3.0, 1.0, 2.0], [7.0] * 3, [1.0, float("nan"), 2.0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert spearman(values, constant) == spearman(constant, values) == 0
+        assert spearman(constant, constant) == 0
+        for other in (values, constant, gap):
+            assert math.isnan(spearman(gap, other)) and math.isnan(spearman(other, gap))
+
+
+def test_a_group_with_an_unknown_value_makes_the_mean_unknown() -> None:
+    table = pd.DataFrame({"g": [0, 0, 0, 1, 1, 1], "x": [1.0, 2, 3, 1, 2, 3], "y": [1.0, 2, 3] * 2})
+    table.loc[4, "y"] = float("nan")
+    mean, _, groups = rank_correlation(table, ["g"], "x", "y")
+    assert math.isnan(mean) and groups == 2
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("constant", ["x", "y"])
 def test_a_constant_column_has_no_ranks_and_counts_as_none(constant: str) -> None:
     table = pd.DataFrame({"g": [0, 0, 0, 1, 1, 1], "x": [1, 2, 3, 1, 2, 3], "y": [1, 2, 3] * 2})

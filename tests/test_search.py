@@ -36,12 +36,19 @@ def steps(monkeypatch) -> list[tuple[float, ...]]:
     return taken
 
 
-@pytest.mark.parametrize("budget", [24, 60, 100])
+@pytest.mark.parametrize("budget", [18, 23, 24, 60, 100])
 def test_the_search_takes_no_more_steps_than_its_budget(toy, steps, budget: int) -> None:
     found = search_constant(**CONSTANT | {"budget": budget})
     episode = 3 * 2  # of both targets
     assert len(steps) == found["trials"] * episode
     assert budget - episode < len(steps) <= budget
+
+
+@pytest.mark.parametrize("budget", [0, 6, 17])
+def test_a_budget_that_does_not_reach_for_the_corners_is_refused(toy, steps, budget: int) -> None:
+    with pytest.raises(ValueError, match=f"budget: {budget} steps are {budget // 6} episodes"):
+        search_constant(**CONSTANT | {"budget": budget})
+    assert not steps
 
 
 def test_the_corners_are_tried_first_and_the_search_ends_no_lower(toy, steps) -> None:

@@ -23,7 +23,7 @@ from lib.experiments import (
 from lib.masks import kept_count
 from lib.methods import METHODS, pan
 from lib.models import flatten
-from lib.policies import STAGES, staged_policy
+from lib.policies import STAGES, staged_policy, targets
 from lib.studies import collapse, earn, judge, random_policies, trace
 
 SCORING = config.Scoring(per_class=2, count=2, temperature=200.0)
@@ -339,6 +339,44 @@ def test_in_one_step_panning_is_its_own_control(toy) -> None:
     assert len(overlap) == 5
 
 
+@pytest.mark.parametrize("schedule", ["exponential", "linear", "cosine"])
+def test_a_schedule_can_be_chosen_for_what_is_traced(toy, schedule: str) -> None:
+    found = trace(**TRACE | {"settings": {"schedule": schedule}})
+    assert (found == trace(**TRACE)) == (schedule == "exponential")
+    layers = pd.DataFrame(found["layers"])
+    kept = (layers["density"] * layers["layer"].map(SIZES)).groupby(layers["iteration"]).sum()
+    expected = [kept_count(N, rho) for rho in targets(0.9, 6, schedule)]
+    assert kept.tolist() == pytest.approx(expected, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings"),
+    [
+        ("staged", {"schedule": "linear"}),
+        ([0.0, 1.0, 0.0], {}),
+        ([[0.7, 0.0, 1.0, 0.0], [1.0, 0.5, 0.0, 0.5]], {"schedule": "cosine"}),
+    ],
+    ids=["schedule", "policy", "both"],
+)
+def test_the_masks_it_is_compared_with_are_found_in_the_same_way(
+    toy, policy: object, settings: dict[str, str]
+) -> None:
+    found = trace(**TRACE | {"policy": policy, "settings": settings})["agreement"]
+    assert found != trace(**TRACE)["agreement"]
+    final = flatten(finished(policy=make_policy(policy), **settings).masks)
+    for row in found:
+        chosen = make_policy(policy) if METHODS[row["other"]].p is None else None
+        other = finished(row["other"], row["steps"], policy=chosen, **settings)
+        overlap = (final & flatten(other.masks)).sum().item()
+        assert row["overlap"] == overlap / kept_count(N, 0.9)
+
+
+@pytest.mark.parametrize("policy", [[0.0, 0.0, 1.0], [0.1, 1.0, 0.3]])
+def test_in_one_step_any_policy_is_its_own_control(toy, policy: list[float]) -> None:
+    rows = trace(**TRACE | {"steps": 1, "policy": policy})["agreement"]
+    assert {row["overlap"] for row in rows if row["other"] == "iterative_fused"} == {1}
+
+
 # --- layer collapse ------------------------------------------------------------------------------
 
 COMPRESSIONS = [1, 10, 100, 300, 1000, N / 3]  # the last one leaves one weight a layer
@@ -386,6 +424,14 @@ def test_a_policy_decides_where_the_method_lets_it(collapsing) -> None:
     hand_made = collapsing("panning", **few)
     assert hand_made.equals(collapsing("panning", policy=[list(row) for row in STAGES], **few))
     assert not hand_made.equals(collapsing("panning", policy=[0.0, 0.0, 0.0], **few))
+
+
+@pytest.mark.parametrize("method", ["panning", "synflow"])
+def test_a_schedule_can_be_chosen_for_a_collapse(collapsing, method: str) -> None:
+    few = {"compressions": [30, 100, 300], "steps": 5}
+    plain = collapsing(method, **few)
+    assert plain.equals(collapsing(method, settings={"schedule": "exponential"}, **few))
+    assert not plain.equals(collapsing(method, settings={"schedule": "linear"}, **few))
 
 
 def test_one_shot_methods_take_one_step_whatever_is_asked(collapsing) -> None:
