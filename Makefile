@@ -13,7 +13,7 @@ all: .venv/.installed  ## Rebuild the figures and tables that are out of date (t
 rebuild: .venv/.installed  ## Rebuild everything from nothing and compare it with what is committed
 	python tools/rebuild.py
 
-full: .venv/.installed  ## Bring the full study up to date, behind README's claims (some two hours from nothing)
+full: .venv/.installed  ## Bring the full study up to date (by estimate one to two hours from nothing)
 	dvc repro profiles/full/dvc.yaml
 
 rebuild-full: .venv/.installed  ## Rebuild the full study from nothing and compare it with what is committed

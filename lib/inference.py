@@ -117,6 +117,8 @@ def crossed(
     alone would speak of these very networks. Both are resampled, independently (Owen 2007's
     pigeonhole bootstrap, which errs on the wide side).
 
+    A single agent, or a single network, says nothing of others: the ends are NaN then, and p is 1.
+
     Args:
         table: agent, network and `value`, a row each.
         value: A column.
@@ -124,6 +126,8 @@ def crossed(
         seed: Of the resampling.
     """
     wide = table.pivot_table(index="agent", columns="network", values=value).to_numpy()
+    if min(wide.shape) < 2:
+        return float(wide.mean()), np.nan, np.nan, 1.0
     generator = np.random.default_rng(seed)
     agents, networks = (generator.integers(n, size=(RESAMPLES, n)) for n in wide.shape)
     resampled = wide[agents[:, :, None], networks[:, None, :]].mean(axis=(1, 2))

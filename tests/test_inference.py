@@ -341,6 +341,14 @@ def test_where_every_agent_has_one_value_on_every_network_the_interval_has_no_le
         assert crossed(grid(np.full((3, 2), value)), "gap", 0.95) == (value, value, value, p)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (5, 1)])
+def test_one_agent_or_one_network_says_nothing_of_others(shape: tuple[int, int]) -> None:
+    values = 0.3 + np.arange(shape[0] * shape[1], dtype=float).reshape(shape)
+    mean, low, high, p = crossed(grid(values), "gap", 0.95)
+    assert mean == pytest.approx(values.mean())
+    assert math.isnan(low) and math.isnan(high) and p == 1
+
+
 def test_the_crossed_interval_has_units_and_a_sign_and_knows_no_order() -> None:
     values = np.random.default_rng(20).normal(0.4, 1, (5, 3))
     found = crossed(grid(values), "gap", 0.9)
