@@ -57,7 +57,10 @@ class AgentPolicy:
         self.card = dict(card)
         self.extremes = Extremes(*(tuple(card["extremes"][k]) for k in ("loss", "grad_norm_sq")))
         self.sparsity = tuple(card["sparsity"])
-        self._weights = ACTIONS[card.get("action", "linear")]
+        action = card.get("action", "linear")
+        if action not in ACTIONS:
+            raise ValueError(f"card: action must be one of {', '.join(ACTIONS)}, got {action!r}")
+        self._weights = ACTIONS[action]
 
     @torch.no_grad()
     def __call__(self, state: np.ndarray) -> tuple[float, ...]:
@@ -208,6 +211,8 @@ def train_agent(
         "grad_weight": env.grad_weight,
         "action": env.action,
         "objective": env.objective,
+        "trial_steps": env.trial_steps,
+        "calibration_steps": env.calibration_steps,
         "extremes": {"loss": env.extremes.loss, "grad_norm_sq": env.extremes.grad_norm_sq},
     }
     weights = {name: tensor.clone() for name, tensor in _actor(learner).state_dict().items()}

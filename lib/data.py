@@ -74,7 +74,7 @@ class ImageSet(Dataset):
         """This set without a random `fraction` of each class, and that fraction."""
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-        out = self._choose(fraction, seed)
+        out = self._choose(fraction, seed, spare=True)
         rest = torch.ones(len(self), dtype=torch.bool, device=self.targets.device)
         rest[out] = False
         parts = (rest.nonzero().squeeze(1), out)
@@ -83,13 +83,21 @@ class ImageSet(Dataset):
         )
         return first, second
 
-    def _choose(self, fraction: float, seed: int) -> Tensor:
-        """Indices of a random `fraction` of each class, at least one of it, in order."""
+    def _choose(self, fraction: float, seed: int, spare: bool = False) -> Tensor:
+        """Indices of a random `fraction` of each class, at least one of it, in order.
+
+        With `spare`, at least one is left, too.
+        """
         generator = torch.Generator().manual_seed(seed)
         chosen = []
         for label in range(self.num_classes):
             members = (self.targets == label).nonzero().squeeze(1)
             count = max(1, round(fraction * len(members)))
+            if spare and 0 < len(members) <= count:
+                raise ValueError(
+                    f"fraction: {fraction} takes all {len(members)} images of class {label}; "
+                    "ask for less"
+                )
             chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
         return torch.cat(chosen).sort().values
 

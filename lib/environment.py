@@ -31,7 +31,7 @@ class Reward(NamedTuple):
     loss: float = 0.0  # -|𝒩(L) - 𝒩(L_s)|
     grad_norm: float = 0.0  # -w |𝒩(ΔL) - 𝒩(ΔL_s)|
     sparsity: float = 0.0  # -α |ρ_e - ρ_t|
-    dead: float = 0.0  # -(T - t + 1) where no path is left
+    dead: float = 0.0  # -(T - t + 1) where no path is left, see PanningEnv
     trainability: float = 0.0  # at t = T: minus the loss after a few steps of training
 
 
@@ -70,7 +70,9 @@ class PanningEnv(gymnasium.Env):
 
     Reward: see `reward`; or, with the objective "trainability", nothing until the last iteration,
     and then minus the loss that the sparse network has after `trial_steps` steps of training on the
-    scoring batches (`probes.trainability`). `info` holds the raw terms of state and reward.
+    scoring batches (`probes.trainability`). There a dead network costs -(T - t + 1) - ln(classes),
+    which is more than any living one's: the trial of that counts up to ln(classes) + 1, and so does
+    one that diverged. `info` holds the raw terms of state and reward.
 
     Episode: T iterations on one network, ended sooner by a dead network. The target sparsity is
     drawn at each reset, its *density* log-uniformly from the range, so that each decade of density
@@ -124,6 +126,11 @@ class PanningEnv(gymnasium.Env):
         self.sparsity_range = (min(low, single), min(high, single))
         self.alpha, self.grad_weight = alpha, grad_weight
         self.action, self.objective, self.trial_steps = action, objective, trial_steps
+        self.calibration_steps = calibration_steps
+        # ln(classes), the loss of a network that tells no class from another.
+        self._plateau = math.log(
+            1 + max(int(targets.max()) for _, targets in self.panning.bank.batches)
+        )
         self.extremes = extremes or calibrate(
             self.panning, sorted({*self.sparsity_range}), calibration_steps
         )
@@ -166,12 +173,14 @@ class PanningEnv(gymnasium.Env):
     def _reward(self) -> Reward:
         process = self.panning
         if self.objective == "trainability":
-            dead = -float(process.steps - process.t + 1) if process.dead else 0.0
+            if process.dead:
+                return Reward(dead=-float(process.steps - process.t + 1) - self._plateau)
             if not process.done:
-                return Reward(dead=dead)
+                return Reward()
             bank = process.bank
             loss = trainability(bank.model, process.effective, bank.batches, self.trial_steps)
-            return Reward(dead=dead, trainability=-loss)
+            worst = self._plateau + 1
+            return Reward(trainability=-min(loss, worst) if math.isfinite(loss) else -worst)
         return reward(
             process.observe(),
             self.extremes,

@@ -132,6 +132,10 @@ def prune_and_train(
     """
     if check is not None and check not in sanity.CHECKS:
         raise ValueError(f"check must be one of {', '.join(sanity.CHECKS)}, got {check!r}")
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout must be in [0, 1), got {holdout}")
+    if method == "dense" and (check or probe):
+        raise ValueError("check and probe look at a mask, and method 'dense' has none")
     train_set, test_set = load(data, device)
     if holdout:
         train_set, test_set = train_set.split(holdout, seed)
@@ -253,6 +257,7 @@ def train_policy(
         "data": world["data"],
         "network": environment.network,
         "width": environment.width,
+        "fraction": world.get("fraction", 1.0),
         "network_seed": environment.seed,
         "scoring": asdict(world["scoring"]),
         "settings": world.get("settings") or {},

@@ -12,6 +12,7 @@ from torch import Tensor
 
 # Passes over all weights go by pieces that stay in a processor's cache.
 _CHUNK = 2**19
+NOT_FINITE = "scores hold NaN or infinity: look at the weights and at the batch"
 
 
 def normalise(scores: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ def standardise(scores: Tensor) -> Tensor:
     squares = sum((deviation := part - mean).dot(deviation) for part in parts)
     std = (squares / max(1, len(scores) - 1)).sqrt()
     if not torch.isfinite(std):
-        raise ValueError("scores hold NaN or infinity: look at the weights and at the batch")
+        raise ValueError(NOT_FINITE)
     out = torch.zeros(len(scores), dtype=torch.float32, device=scores.device)
     if std > 1e-14 * mean.abs():  # the mean of equal numbers need not be that number, rounded
         for part, z in zip(parts, out.split(_CHUNK), strict=True):
@@ -47,16 +48,24 @@ def standardise(scores: Tensor) -> Tensor:
     return out
 
 
+def _finite(scores: Tensor) -> Tensor:
+    """|s|, or the error that says so of a score which is no number."""
+    size = scores.abs()
+    if not torch.isfinite(size.sum(dtype=torch.float64)):
+        raise ValueError(NOT_FINITE)
+    return size
+
+
 def ranks(scores: Tensor) -> Tensor:
     """The rank of |s| among all N, from 0 to 1; equal scores have equal ranks."""
-    size = scores.abs()
+    size = _finite(scores)
     below = torch.searchsorted(size.sort().values, size)
     return (below / max(1, len(scores) - 1)).float()
 
 
 def min_max(scores: Tensor) -> Tensor:
     """|s| scaled linearly to 0..1; 0 everywhere where all are equal."""
-    size = scores.abs().double()
+    size = _finite(scores).double()
     low, high = size.min(), size.max()
     return ((size - low) / (high - low)).float() if high > low else torch.zeros_like(size).float()
 

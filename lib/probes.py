@@ -11,12 +11,27 @@ from torch.nn import functional
 
 from .metrics import Batch, mode_of
 
+BatchNorm = nn.modules.batchnorm._BatchNorm
 
-def _sparse_state(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters and buffers of the masked network, detached."""
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    state = {name: tensor.detach() for name, tensor in state.items()}
-    return state | {name: state[name] * mask for name, mask in masks.items()}
+
+@torch.no_grad()
+def _sparse(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """A copy whose removed weights are 0."""
+    sparse = copy.deepcopy(model)
+    for name, mask in masks.items():
+        sparse.get_parameter(name).mul_(mask)
+    return sparse
+
+
+@torch.no_grad()
+def _normalised_by(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """The model, its running statistics set to those of one batch."""
+    with mode_of(model, training=True):
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.momentum = 1.0
+        model(inputs)
+    return model
 
 
 def jacobian_singular_values(
@@ -24,20 +39,22 @@ def jacobian_singular_values(
 ) -> Tensor:
     """The singular values of the input-output Jacobian, (images, classes), largest first.
 
-    Of the sparse network in eval mode. Dynamical isometry would have them all near 1 (Saxe et al.
-    2014); Lee et al. (2020) tie them to how well a sparse network trains.
+    Of the sparse network, which normalises by the statistics of `inputs`, as in training, but held
+    fixed: those of a fresh network's buffers are nobody's. Dynamical isometry would have them all
+    near 1 (Saxe et al. 2014); Lee et al. (2020) tie them to how well a sparse network trains.
 
     Args:
         model: The network; it is not changed.
         masks: {parameter name: bool tensor}.
         inputs: (images, channels, height, width).
     """
-    state = _sparse_state(model, masks)
+    sparse = _normalised_by(_sparse(model, masks), inputs)
+    state = {name: tensor.detach() for name, tensor in sparse.state_dict().items()}
 
     def logits(image: Tensor) -> Tensor:
-        return functional_call(model, state, (image[None],))[0]
+        return functional_call(sparse, state, (image[None],))[0]
 
-    with mode_of(model, training=False):
+    with mode_of(sparse, training=False):
         jacobians = vmap(jacrev(logits), chunk_size=20)(inputs)
     return torch.linalg.svdvals(jacobians.flatten(2))
 
@@ -62,11 +79,8 @@ def trainability(
         steps: Of SGD.
         learning_rate: Of SGD.
     """
-    trained = copy.deepcopy(model)
+    trained = _sparse(model, masks)
     weights = {name: trained.get_parameter(name) for name in masks}
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.mul_(masks[name])
     optimiser = torch.optim.SGD(trained.parameters(), learning_rate, momentum=0.9, fused=True)
     pruned = [weight.detach() for weight in weights.values()]
     kept = [mask.to(weight) for mask, weight in zip(masks.values(), pruned, strict=True)]

@@ -177,6 +177,12 @@ def test_a_split_takes_its_part_of_each_class_however_many_it_has(image_set) -> 
     assert rest.targets.bincount(minlength=3).tolist() == [19, 0, 9]
 
 
+def test_a_split_leaves_no_class_empty(image_set) -> None:
+    few = ImageSet(image_set.images[:9], (torch.arange(9) > 7).long(), 2, (0.0,), (1.0,))
+    with pytest.raises(ValueError, match="takes all 1 images of class 1"):
+        few.split(0.25)
+
+
 def test_a_split_is_drawn_by_its_seed(image_set) -> None:
     parts = [image_set.split(0.3, seed) for seed in (0, 0, 1)]
     for side in (0, 1):

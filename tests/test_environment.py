@@ -258,8 +258,8 @@ def test_a_trial_is_a_hundred_steps_where_nobody_says(make, mlp, batches) -> Non
 
 def test_a_network_is_tried_once_an_episode(trial, make, monkeypatch) -> None:
     tried = []
-    monkeypatch.setattr(environment, "trainability", lambda *_: tried.append(1) or 2.5)
-    assert play(trial(), staged_policy(), seed=0)[-1][1] == -2.5
+    monkeypatch.setattr(environment, "trainability", lambda *_: tried.append(1) or 1.5)
+    assert play(trial(), staged_policy(), seed=0)[-1][1] == -1.5
     assert len(tried) == 1
     play(make(), staged_policy(), seed=0)
     assert len(tried) == 1  # and never for the paper's objective
@@ -271,22 +271,26 @@ def test_a_dead_network_is_paid_for_at_once_and_not_tried(trial) -> None:
     answers = [env.apply(p) for p in ((1, 0, 0), (1, 0, 0), (0, 0, 0))]
     assert [(value, terminated) for _, value, terminated, _, _ in answers] == [
         *((0, False), (0, False)),
-        (-(6 - 3 + 1), True),
+        (-(6 - 3 + 1) - math.log(3), True),
     ]
     info = answers[-1][-1]
-    assert (info["reward_dead"], info["reward_trainability"]) == (-4, 0)
+    assert (info["reward_dead"], info["reward_trainability"]) == (-4 - math.log(3), 0)
 
 
-def test_a_network_that_dies_in_the_last_iteration_pays_both(trial, mlp, batches) -> None:
+def test_to_die_in_the_last_iteration_costs_more_than_any_network_that_lives(
+    trial, monkeypatch
+) -> None:
     env = trial(steps=1)
-    *_, (_, value, terminated, _, info) = play(
-        env, constant_policy((0, 0, 0)), options={"sparsity": 0.95}
-    )
-    assert terminated and env.panning.dead
-    assert info["reward_dead"] == -1
-    nothing = {name: torch.zeros_like(mask) for name, mask in env.panning.masks.items()}
-    assert info["reward_trainability"] == -trainability(mlp, nothing, batches, 4)
-    assert value == info["reward_dead"] + info["reward_trainability"]
+    dead = play(env, constant_policy((0, 0, 0)), options={"sparsity": 0.95})[-1]
+    assert env.panning.dead and dead[2]
+    assert dead[1] == dead[-1]["reward_dead"] == -1 - math.log(3)
+    for loss in (3.0, math.inf, math.nan):  # what a trial that diverged may come to
+        monkeypatch.setattr(environment, "trainability", lambda *_, loss=loss: loss)
+        alive = play(env, constant_policy((1, 0, 0)), options={"sparsity": 0.5})[-1]
+        assert not env.panning.dead
+        assert alive[1] == -1 - math.log(3) >= dead[1]
+    monkeypatch.setattr(environment, "trainability", lambda *_: math.log(3))
+    assert play(env, constant_policy((1, 0, 0)), options={"sparsity": 0.5})[-1][1] > dead[1]
 
 
 def test_the_objective_changes_nothing_but_the_reward(trial, make) -> None:

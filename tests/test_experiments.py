@@ -330,9 +330,15 @@ def test_a_fraction_is_one_of_what_is_not_held_out(run) -> None:
     assert scored(seen.batches) <= as_set(seen.images)
 
 
+def test_a_mask_is_looked_for_only_where_there_is_one(run) -> None:
+    for asked in ({"probe": True}, {"check": "shuffled"}):
+        with pytest.raises(ValueError, match="method 'dense' has none"):
+            run(method="dense", sparsity=0.0, **asked)
+
+
 @pytest.mark.parametrize("holdout", [1.0, 1.5, -0.25])
 def test_to_hold_out_everything_is_refused(run, holdout: float) -> None:
-    with pytest.raises(ValueError, match=rf"must be in \(0, 1\), got {holdout}"):
+    with pytest.raises(ValueError, match=rf"holdout must be in \[0, 1\), got {holdout}"):
         run(holdout=holdout)
 
 

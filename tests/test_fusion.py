@@ -70,7 +70,7 @@ def test_scores_that_say_nothing_become_zero(prepare, value: float, total: int, 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("total", [1, 3])
-@pytest.mark.parametrize("prepare", [normalise, standardise])
+@pytest.mark.parametrize("prepare", [normalise, standardise, ranks, min_max])
 def test_scores_without_a_rank_are_refused(prepare, value: float, total: int) -> None:
     scores = torch.zeros(total)
     scores[-1] = value

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
-from lib import config, plotting
+from lib import agent_figures, config, method_figures, plotting
 from lib.methods import METHODS
 
 
@@ -49,7 +49,7 @@ def test_no_two_methods_look_alike():
 
 def test_a_method_has_its_colour_and_its_mean_in_the_curves():
     table = comparison_table()
-    ax = plotting.panning_vs_iterative(table, 0.95).axes[0]
+    ax = method_figures.panning_vs_iterative(table, 0.95).axes[0]
     lines = {line.get_label(): line for line in ax.lines}
     look = plotting.LOOKS["panning"]
     assert lines[look.label].get_color() == look.color
@@ -62,7 +62,7 @@ def test_a_method_has_its_colour_and_its_mean_in_the_curves():
 def test_the_comparison_draws_the_paired_difference():
     table = comparison_table()
     methods = ["snip", "synflow", "panning"]
-    right = plotting.comparison(table, methods, 0.95).axes[1]
+    right = method_figures.comparison(table, methods, 0.95).axes[1]
     wide = table.pivot(index=["sparsity", "seed"], columns="method", values="accuracy")
     expected = 100 * (wide["panning"] - wide["snip"]).dropna().groupby("sparsity").mean()
     drawn = right.containers[0].lines[0].get_xdata()
@@ -82,7 +82,9 @@ def test_a_saved_figure_has_the_same_bytes_twice_and_no_date(tmp_path, monkeypat
     plotting.style(config.Figures(dpi=50, width=5.0, font_size=8.0))
     kept = []
     for _ in range(2):
-        written = plotting.save(plotting.panning_vs_iterative(comparison_table(), 0.95), "figure")
+        written = plotting.save(
+            method_figures.panning_vs_iterative(comparison_table(), 0.95), "figure"
+        )
         kept.append([path.read_bytes() for path in written])
         assert {path.suffix for path in written} == {".svg", ".png"}
     assert kept[0] == kept[1]
@@ -95,6 +97,6 @@ def test_a_saved_figure_has_the_same_bytes_twice_and_no_date(tmp_path, monkeypat
 
 def test_figure_settings_reach_the_figure():
     plotting.style(config.Figures(dpi=50, width=5.0, font_size=11.0))
-    figure = plotting.overview()
+    figure = agent_figures.overview()
     assert figure.get_size_inches()[0] == 5 and figure.dpi == 50
     assert mpl.rcParams["axes.labelsize"] == 11

@@ -73,8 +73,19 @@ def test_orthogonal_layers_are_an_isometry(scale: float) -> None:
 
 
 def by_autograd(model: nn.Module, masks: Masks, images: Tensor) -> Tensor:
-    """Image by image, in eval mode, on a copy without its removed weights."""
-    sparse, out = pruned(model, masks).eval(), []
+    """Image by image, on a copy without its removed weights, normalised as all images are."""
+    sparse, out = pruned(model, masks), []
+    norms = [m for m in sparse.modules() if isinstance(m, nn.BatchNorm2d)]
+    found: dict[nn.Module, Tensor] = {}
+    hooks = [n.register_forward_pre_hook(lambda n, x: found.update({n: x[0]})) for n in norms]
+    with torch.no_grad():
+        sparse.train()(images)
+    for norm in norms:
+        x = found[norm]
+        norm.running_mean, norm.running_var = x.mean((0, 2, 3)), x.var((0, 2, 3))
+    sparse.eval()
+    for hook in hooks:
+        hook.remove()
     for image in images:
         jacobian = torch.autograd.functional.jacobian(sparse, image[None])
         out.append(torch.linalg.svdvals(jacobian.flatten(2)[0].flatten(1)))
