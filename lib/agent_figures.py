@@ -92,17 +92,19 @@ def policies_over_time(actions: pd.DataFrame) -> Figure:
         sharey=True,
         squeeze=False,
     )
+    agents = [name for name in actions["policy"].unique() if name != "hand-made"]
+    shades = sns.blend_palette([LOOKS["rlpanning"].color, "black"], 2 * len(agents))
+    colors = dict(zip(agents, shades, strict=False)) | {"hand-made": LOOKS["panning"].color}
     for row, target in enumerate(targets):
         for column, metric in enumerate(("synflow", "snip", "grasp")):
             ax = axes[row, column]
             part = actions[actions["sparsity"] == target]
             for policy, one in part.groupby("policy", sort=False):
                 by_hand = policy == "hand-made"
-                look = LOOKS["panning"] if by_hand else LOOKS["rlpanning"]
                 ax.plot(
                     one["iteration"],
                     one[f"p_{metric}"],
-                    color=look.color,
+                    color=colors[policy],
                     linewidth=2 if by_hand else 0.9,
                     alpha=1 if by_hand else 0.8,
                     linestyle="--" if by_hand else "-",

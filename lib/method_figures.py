@@ -84,7 +84,7 @@ def metrics_overview(
     density_axis(axes[1, 0], overlap["sparsity"])
     axes[1, 0].set(ylabel="weights kept by both / kept", title="c  overlap of the masks")
     axes[1, 0].set_ylim(0, 1)
-    axes[1, 0].legend(loc="upper right", ncols=2)
+    axes[1, 0].legend(loc="upper right", ncols=2, handlelength=1, columnspacing=1)
     highest = densities[densities["sparsity"] == densities["sparsity"].max()]
     for name, part in highest.groupby("metric", sort=False):
         look = METRIC_LOOKS[name]
@@ -117,12 +117,11 @@ def force_transfer(flow: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     axes[0].legend()
     for method, part in flow.groupby("method", sort=False):
         look = LOOKS[method]
-        axes[1].plot(
-            part["iteration"], part["of_final"], look.style, color=look.color, label=look.label
-        )
+        label = look.label.replace(" (", "\n(")  # there is little room
+        axes[1].plot(part["iteration"], part["of_final"], look.style, color=look.color, label=label)
     axes[1].set(xlabel="iteration t", ylabel="final weights already kept", title="b  settling")
     axes[1].set_ylim(None, 1.02)
-    axes[1].legend()
+    axes[1].legend(loc="lower left")
     greys = sns.color_palette("viridis", layers["layer"].nunique() + 1)
     for color, (layer, part) in zip(greys, layers.groupby("layer", sort=False), strict=False):
         axes[2].plot(part["iteration"], 100 * part["density"], color=color, label=layer)
