@@ -22,7 +22,8 @@ rebuild-full: .venv/.installed  ## Rebuild the full study from nothing and compa
 test: .venv/.installed  ## Run the tests
 	python -m pytest
 
-bench: .venv/.installed  ## Measure speed anew on a quiet machine (some twenty minutes), then draw it
+bench: .venv/.installed  ## Measure speed anew on a quiet machine (some fifty minutes), then draw it
+	mkdir -p .cache
 	python -m lib.datasets
 	python -m pytest benchmarks --benchmark-json=.cache/benchmarks.json
 	python -m benchmarks.report .cache/benchmarks.json
