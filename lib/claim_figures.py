@@ -221,7 +221,6 @@ def reward(table: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
         ax = figure.add_subplot(grid[0, column])
         part = table[table["sparsity"] == rho]
         ax.plot(part["return"], 100 * part["accuracy"], ".", color="0.3", alpha=0.4, ms=3)
-        ax.set_xscale("symlog", linthresh=1)
         ax.set(xlabel="return of the paper", title=f"{percent(rho)}, a policy each")
         if column == 0:
             ax.set_ylabel("test accuracy (%)")
