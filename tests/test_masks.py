@@ -488,3 +488,22 @@ def test_a_callers_model_is_left_as_it_was(busy, unchanged, some_mask, fault: bo
                 masks.effective_mask(busy, mask, torch.ones(1, 1, 4, 4))
             with pytest.raises(ValueError, match="entries is wanted"):
                 masks.effective_mask(busy, mask[1:], torch.ones(1, 1, 6, 6))
+
+
+@pytest.mark.parametrize("kept", [1, 7, 400, 3999])
+def test_few_of_many_are_found_whatever_a_sample_of_them_says(kept: int) -> None:
+    """The k-th largest is first guessed from a sample: of all, of none but high, of tied values."""
+    total = 40_000
+    noise = torch.rand(total, generator=torch.Generator().manual_seed(0))
+    step = total // 4096
+    sampled = torch.arange(total) % step == 0
+    for scores in (
+        noise,
+        noise + 10 * sampled,  # the sample sees the largest alone
+        noise - 10 * sampled,  # and none of them
+        (10 * noise).floor(),
+        torch.where(noise < 0.95, -torch.inf, noise),
+        torch.zeros(total),
+    ):
+        expected = scores.argsort(descending=True, stable=True)[:kept]
+        assert masks.top_k(scores, kept).nonzero().squeeze(1).tolist() == sorted(expected.tolist())
