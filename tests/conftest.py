@@ -20,13 +20,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import config, datasets
+from lib import datasets, process
 from lib.data import ImageSet
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _reproducible() -> None:
-    config.setup()
+    process.setup()
 
 
 @pytest.fixture
@@ -325,3 +325,12 @@ def tiny_files() -> Callable[..., dict[str, bytes]]:
         return {f"tiny-imagenet-200/{name}": data for name, data in files.items()}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray cluster on this machine, of two workers."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -14,8 +14,9 @@ from torch.nn.utils import prune
 
 import lib
 from lib.compaction import Compacted, compact, compacted
-from lib.masks import apply_masks, effective_mask
+from lib.masks import apply_masks
 from lib.models import flatten, prunable, unflatten
+from lib.reachability import effective_mask
 
 Masks = dict[str, Tensor]
 
