@@ -21,9 +21,9 @@ class Compute:
 
     device: str  # "auto", "cpu", "cuda", "cuda:1", ...
     workers: int  # processes, one torch thread each; 0: one for each core, or one on a GPU
-    engine: str = "joblib"  # on this machine; "ray" on many, see docs/scale.md
+    engine: str = "joblib"  # on this machine; "ray" on a cluster
     address: str = "auto"  # of the Ray cluster; "local" starts one on this machine
-    gpus_per_cell: float = 0.0  # what Ray sets aside for each worker; a fraction shares a GPU
+    gpus_per_cell: float = 0.0  # what Ray gives each worker
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,10 @@ def busy(request: pytest.FixtureRequest) -> Busy:
 
 def _snapshot(model: nn.Module) -> dict[str, object]:
     def copy(tensor: Tensor | None) -> bytes | None:
-        return None if tensor is None else tensor.detach().numpy().tobytes()
+        if tensor is None:
+            return None
+        flat = tensor.detach().reshape(-1)  # numpy knows no bfloat16
+        return flat.contiguous().view(torch.uint8).numpy().tobytes()
 
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {
