@@ -6,6 +6,7 @@ an interrupted grid loses nothing, and a re-worded notebook computes nothing.
 """
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -117,11 +118,11 @@ def _kept(path: Path) -> Any:
 
 def _compute(function: Callable, cell: Cell, path: Path, folder: Path) -> Any:
     """A cell, in a worker, which keeps the result: who waits for it may not live to receive it."""
-    os.chdir(folder)
-    process.setup()
-    if (kept := _kept(path)) is not None:  # by a worker that was lost afterwards
-        return kept
-    result = function(**cell)
+    with contextlib.chdir(folder):  # a worker of Ray starts elsewhere
+        process.setup()
+        if (kept := _kept(path)) is not None:  # by a worker that was lost afterwards
+            return kept
+        result = function(**cell)
     with whole(path) as file:
         torch.save(result, file)
     return result
