@@ -214,3 +214,29 @@ def test_an_agent_of_the_full_study_trained_again_has_the_same_bytes(studied):
     shutil.rmtree(studied / ".cache")
     dvc(studied, "repro", "--force", "--single-item", f"{STUDY}:learning")
     assert results(studied) == before
+
+
+# --- experiments, as DVC has them ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def committed(clone):
+    """The same clone, in git, so that an experiment has something to be compared with."""
+    git = ["git", "-C", str(clone), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.check_call([*git, "add", "--all"])
+    subprocess.check_call([*git, "commit", "--quiet", "--message", "as it stands"])
+    return clone
+
+
+def test_an_experiment_is_run_shown_and_compared(committed):
+    said = dvc(committed, "exp", "run", "--name", "other", "-S", "metrics.seed=5", "metrics")
+    assert "Running stage 'metrics'" in said and "Running stage 'artificial" not in said
+    table = dvc(committed, "exp", "show", "--csv").splitlines()
+    assert any("other" in line for line in table)
+    assert "metrics.seed" in table[0]
+    assert "metrics.seed" in dvc(committed, "params", "diff")
+    changed = dvc(committed, "metrics", "diff")
+    assert "data/results/metrics.json" in changed
+    dvc(committed, "plots", "diff", "--out", "plots", "HEAD")
+    page = (committed / "plots" / "index.html").read_text()
+    assert "metrics" in page and (committed / "plots" / "static").is_dir()
