@@ -2,7 +2,7 @@
 # minutes). Inside a conda environment (environment.yml) call the commands themselves: `dvc repro`.
 
 .DEFAULT_GOAL := all
-.PHONY: all rebuild full rebuild-full test bench lab lint lock clean help
+.PHONY: all rebuild full rebuild-full test bench lab report lint lock clean help
 
 # Every command below, and every stage that DVC starts, finds the environment's programs first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -32,6 +32,9 @@ bench: .venv/.installed  ## Measure speed anew on a quiet machine (some fifty mi
 lab: .venv/.installed  ## Open the notebooks in JupyterLab
 	jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
+report: .venv/.installed  ## Put the notebooks as they ran into one file, executed/report.html
+	python tools/report.py
+
 lint: .venv/.installed  ## Check format and style
 	ruff format --check
 	ruff check
@@ -42,8 +45,8 @@ lock: .venv/.installed  ## Write requirements.txt anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --extra test \
 		--custom-compile-command 'make lock' --output-file requirements.txt pyproject.toml
 
-clean:  ## Remove executed notebooks and kept cells (executed/*.ipynb and .cache/)
-	rm -rf executed/*.ipynb .cache
+clean:  ## Remove executed notebooks, their report and kept cells (executed/ and .cache/)
+	rm -rf executed/*.ipynb executed/report.html .cache
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' Makefile

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import config
+from lib import process
 from lib.data import ImageSet, load_data, scoring_batches
 from lib.models import build_model, prunable
 
 
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
-    config.setup()
+    process.setup()
     yield
     torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import plain
 from benchmarks.conftest import World
-from lib import config
+from lib import config, process
 from lib.agent import train_agent
 from lib.environment import PanningEnv, rollout
 from lib.policies import random_policy
@@ -38,7 +38,7 @@ def test_environment_step(world, timed, network: str, threads: int, form: str) -
 
 def train(form: str, seed: int, steps: int) -> float:
     """TD3 on LeNet-5, a gradient step for each step of the environment; seconds it takes."""
-    config.setup()
+    process.setup()
     there = World("lenet5")
     settings = config.load().agent
     settings = dataclasses.replace(settings, steps=steps, learning_starts=1, checkpoint_every=steps)

@@ -12,6 +12,7 @@ from benchmarks.conftest import sgd_step
 from lib import masks, metrics
 from lib.panning import Panning
 from lib.policies import staged_policy
+from lib.reachability import effective_mask
 
 NETWORKS = ["lenet5", "resnet20", "resnet32", "vgg11", "vgg16", "vgg19"]
 every_network = pytest.mark.parametrize("network", NETWORKS)
@@ -73,7 +74,7 @@ PIECES = {
     "synflow": lambda w, p: p.bank.synflow(p.mask),  # with its normalisation
     "torch.topk": lambda w, p: torch.topk(p.bank.dense(0)["snip"], w.weights // 10),
     "top_k": lambda w, p: masks.top_k(p.bank.dense(0)["snip"], w.weights // 10),
-    "effective mask": lambda w, p: masks.effective_mask(w.model, p.mask, w.batches[0][0]),
+    "effective mask": lambda w, p: effective_mask(w.model, p.mask, w.batches[0][0]),
 }
 
 

@@ -69,7 +69,7 @@ class AgentPolicy:
         return tuple(self._weights(action.double().numpy()).tolist())
 
     def plain(self) -> dict[str, Any]:
-        """The policy as plain values, for a cell of a grid; `experiments.make_policy` reads it."""
+        """The policy as plain values, for a cell of a grid; `worlds.make_policy` reads it."""
         return {"weights": self.actor.state_dict(), "card": self.card}
 
 

@@ -6,17 +6,20 @@ each scoring batch, and not once for each iteration.
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from . import metrics
-from .compaction import Channels, pick
+from .channels import Channels, pick
 from .fusion import SCORES
 from .metrics import METRICS, Batch
 from .models import prunable, unflatten
+
+HALF = {torch.float16, torch.bfloat16}
 
 
 class Observation(NamedTuple):
@@ -56,14 +59,30 @@ class ScoreBank:
     kept, so that T iterations cost `len(batches)` double backward passes.
     """
 
-    def __init__(self, model: nn.Module, batches: Iterable[Batch], score: str, temperature: float):
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Batch],
+        score: str,
+        temperature: float,
+        leave_out: Collection[str] = (),
+    ):
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-        prunable(model)  # says what is wrong with a model that cannot be copied: a pruned one
+        if isinstance(leave_out, str):
+            raise ValueError(f"leave_out must be a list of names, got the text {leave_out!r}")
+        # Says what is wrong with a model that cannot be copied: a pruned one.
+        half = {w.dtype for w in prunable(model, leave_out).values()} & HALF
         self.model = copy.deepcopy(model)
+        self.model.left_out = tuple(leave_out)
+        if half:  # gradients of a loss over 200 are below what these types tell from 0
+            self.model.float()
         self.weights = prunable(self.model)
         device = next(iter(self.weights.values())).device
-        self.batches = [(x.to(device), y.to(device)) for x, y in batches]
+        self.batches = [
+            (x.to(device, torch.float32 if x.dtype in HALF else x.dtype), y.to(device))
+            for x, y in batches
+        ]
         sizes = [len(y) for _, y in self.batches]
         if not sizes or not all(sizes):
             raise ValueError(
@@ -73,7 +92,7 @@ class ScoreBank:
         self.total = sum(w.numel() for w in self.weights.values())
         self.temperature = temperature
         self._prepare = SCORES[score]
-        self._absolute: dict[str, Tensor] | None = None
+        self._absolute: dict[torch.dtype, dict[str, Tensor]] = {}
         self._scores: dict[int, dict[str, Tensor]] = {}
         self._observed: dict[int, tuple[float, float]] = {}
         self._channels: Channels | None = None
@@ -82,7 +101,6 @@ class ScoreBank:
 
     def synflow(self, mask: Tensor) -> Tensor:
         """SynFlow's prepared scores (N,) of the masked network."""
-        self._absolute = self._absolute or metrics.absolute_state(self.model)
         return self._prepare(metrics.synflow(self.model, mask, self.batches[0], self._absolute))
 
     def dense(self, index: int) -> dict[str, Tensor]:

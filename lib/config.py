@@ -1,12 +1,10 @@
-"""The parameters of params.yaml, checked, and the settings every process starts from.
+"""The parameters of params.yaml, checked.
 
 One frozen dataclass describes each section of params.yaml. A key that is unknown, missing or of the
 wrong type raises at once and names the section and the key: a mistyped parameter must not silently
 leave a default in force.
 """
 
-import ctypes
-import os
 import types
 import typing
 from collections.abc import Mapping
@@ -14,7 +12,6 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 import yaml
 
 
@@ -24,6 +21,9 @@ class Compute:
 
     device: str  # "auto", "cpu", "cuda", "cuda:1", ...
     workers: int  # processes, one torch thread each; 0: one for each core, or one on a GPU
+    engine: str = "joblib"  # on this machine; "ray" on a cluster
+    address: str = "auto"  # of the Ray cluster; "local" starts one on this machine
+    gpus_per_cell: float = 0.0  # what Ray gives each worker
 
 
 @dataclass(frozen=True)
@@ -254,42 +254,3 @@ def load(path: Path | None = None, known: Mapping[str, type] = SECTIONS) -> Simp
     if missing := set(known) - set(values):
         raise ValueError(f"{path.name}: lacks the section {sorted(missing)[0]!r}")
     return parse(known, **values)
-
-
-def setup() -> None:
-    """Make this process reproducible. The first call of every notebook and of every worker.
-
-    One torch thread: sums over threads round differently with their number, and two one-thread
-    workers do more work than one worker with two threads.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # wanted by deterministic cuBLAS
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    # On newer GPUs PyTorch would cut float32 to 10 bits of mantissa in convolutions.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, guards nothing here
-    # Weights that shrink towards 0 become denormal numbers, on which processors are slow.
-    torch.set_flush_denormal(True)
-    _keep_memory()
-
-
-def _keep_memory() -> None:
-    """Let the C library keep freed memory for the next tensor: a tenth less time in training.
-
-    It would otherwise give large blocks back to the system, which hands them out again page by
-    page, each filled with zeros. With another C library than GNU's there is nothing to set.
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its maximum
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is any."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"compute.device must be auto, cpu or cuda[:n], got {name!r}") from error

@@ -58,6 +58,10 @@ def _write_digits(folder: Path, data: config.Data) -> None:
     _embedded(images, bunch.target.astype(np.int64), folder, data)
 
 
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged ({error}): delete it and run `dvc repro data` again")
+
+
 def _read_embedded(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
     path = folder / "images.npz"
     if not path.is_file():
@@ -69,9 +73,7 @@ def _read_embedded(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
         with np.load(path, allow_pickle=False) as arrays:
             images, targets = arrays[f"{part}_images"], arrays[f"{part}_targets"]
     except Exception as error:  # zipfile, zlib and numpy each have their own way to say it
-        raise ValueError(
-            f"{path} is damaged ({error}): delete it and run `dvc repro data` again"
-        ) from error
+        raise _damaged(path, error) from error
     return torch.from_numpy(images), torch.from_numpy(targets)
 
 
@@ -97,6 +99,8 @@ def _torchvision(name: str, wanted: Callable[[type], list[str]]) -> "Source":
             raise FileNotFoundError(
                 f"{name} is not complete below {folder} ({error}): run `dvc repro data`"
             ) from error
+        except Exception as error:  # a file that is there and does not hold what it should
+            raise _damaged(folder, error) from error
         images = torch.as_tensor(loaded.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
         return images, torch.as_tensor(loaded.targets, dtype=torch.int64)
@@ -133,18 +137,26 @@ def _read_tiny(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
     base = folder / "tiny-imagenet-200"
     if not (base / "train").is_dir():
         raise FileNotFoundError(f"{base / 'train'} is missing: run `dvc repro data`")
-    classes = datasets.ImageFolder(str(base / "train"))
-    if train:
-        samples = classes.samples
-    else:
-        lines = (base / "val" / "val_annotations.txt").read_text().splitlines()
-        pairs = [line.split("\t")[:2] for line in lines if line]
-        images = base / "val" / "images"
-        samples = [(str(images / file), classes.class_to_idx[name]) for file, name in pairs]
-    first = np.asarray(classes.loader(samples[0][0]))
-    pixels = torch.empty((len(samples), 3, *first.shape[:2]), dtype=torch.uint8)
-    for i, (path, _) in enumerate(samples):
-        pixels[i] = torch.from_numpy(np.array(classes.loader(path))).permute(2, 0, 1)
+    where = base
+    try:
+        classes = datasets.ImageFolder(str(base / "train"))
+        if train:
+            samples = classes.samples
+        else:
+            lines = (base / "val" / "val_annotations.txt").read_text().splitlines()
+            pairs = [line.split("\t")[:2] for line in lines if line]
+            images = base / "val" / "images"
+            samples = [(str(images / file), classes.class_to_idx[name]) for file, name in pairs]
+        pixels = torch.empty(0)
+        for i, (path, _) in enumerate(samples):
+            where = Path(path)
+            image = torch.from_numpy(np.array(classes.loader(path))).permute(2, 0, 1)
+            pixels = pixels if i else image.new_empty((len(samples), *image.shape))
+            pixels[i] = image
+    except (OSError, RuntimeError, KeyError, ValueError, IndexError) as error:
+        # The archive has been checked as a whole: what is wrong happened since it was unpacked.
+        found = "" if where == base else f"{where}: "
+        raise _damaged(base, ValueError(f"{found}{error}")) from error
     return pixels, torch.tensor([label for _, label in samples])
 
 

@@ -12,12 +12,11 @@ import pandas as pd
 from scipy import stats
 
 from .claims import verdict
-from .inference import RESAMPLES, bootstrap_p, crossed, holm, p_value, spearman
+from .inference import RESAMPLES, bootstrap_p, holm, spearman
 from .plotting import LOOKS, percent
-from .results import interval
+from .statements import Statement, crossed_statement, paired_gap, paired_statement
 
 Tables = Mapping[str, pd.DataFrame]
-Statement = dict[str, object]
 RIVALS = ("magnitude", "snip", "grasp", "synflow", "iterative_snip", "force")
 HEADLINE_RIVALS = ("synflow", "iterative_snip", "snip")
 HEADLINE_TRANSFERS = {("return", "best constant"), ("accuracy", "hand-made")}
@@ -29,41 +28,15 @@ AXES = {
 }
 
 
-def _statement(
-    claim: str,
-    statement: str,
-    differences: Iterable[float],
-    unit: str,
-    of: str,
-    confidence: float,
-    headline: bool = False,
-) -> Statement:
-    """One row: the mean of `differences` over the units `of`; headlines are those README shows."""
-    values = np.asarray(list(differences), dtype=float)
-    mean, low, high = interval(values, confidence)
-    numbers = {"difference": mean, "low": low, "high": high, "unit": unit, "n": len(values)}
-    row = {"claim": claim, "statement": statement, **numbers, "of": of, "p": p_value(values)}
-    return row | {"headline": headline}
-
-
-def _gap(table: pd.DataFrame, column: str, first: str, second: str) -> pd.Series:
-    """First minus second in points of accuracy, a value a seed: the mean over sparsities.
-
-    Over those at which the seed has both, so that like is compared with like.
-    """
-    wide = table[table[column].isin([first, second])].pivot_table(
-        index=["sparsity", "seed"], columns=column, values="accuracy"
-    )
-    return 100 * (wide[first] - wide[second]).dropna().groupby("seed").mean()
-
-
 def _worst(part: pd.DataFrame, rival: str, confidence: float) -> tuple[float, pd.Series, float]:
     """The sparsity at which Panning gains least on a rival, the gains, and the level to test at.
 
     What holds at the worst sparsity holds at each. Choosing it is paid for by Bonferroni: with k
     sparsities, the interval there is one of level 1 - (1 - confidence) / k.
     """
-    gains = {rho: _gap(here, "method", "panning", rival) for rho, here in part.groupby("sparsity")}
+    gains = {
+        rho: paired_gap(here, "method", "panning", rival) for rho, here in part.groupby("sparsity")
+    }
     worst = min(gains, key=lambda rho: gains[rho].mean())
     return worst, gains[worst], 1 - (1 - confidence) / len(gains)
 
@@ -77,24 +50,24 @@ def claim_a(table: pd.DataFrame, confidence: float) -> list[Statement]:
         low, high = (targets[:2], targets[-2:]) if wide else (targets[:1], targets[-1:])
         for rival in (name for name in RIVALS if name in set(part["method"])):
             label, headline = LOOKS[rival].label, rival in HEADLINE_RIVALS
-            everywhere = _gap(part, "method", "panning", rival)
+            everywhere = paired_gap(part, "method", "panning", rival)
             name = f"Panning is above {label} on {task}, mean over sparsities"
-            rows.append(_statement("A: strong on average", name, everywhere, *of, headline))
+            rows.append(paired_statement("A: strong on average", name, everywhere, *of, headline))
             rho, gain, level = _worst(part, rival, confidence)
             name = f"Panning is above {label} on {task} at its worst sparsity, {percent(rho)}"
             row = ("A: strong at every sparsity", name, gain, "points", "seeds", level, headline)
-            rows.append(_statement(*row))
+            rows.append(paired_statement(*row))
             rows[-1]["p"] = min(1.0, rows[-1]["p"] * part["sparsity"].nunique())
-            high_gap = _gap(part[part["sparsity"].isin(high)], "method", "panning", rival)
-            low_gap = _gap(part[part["sparsity"].isin(low)], "method", "panning", rival)
+            high_gap = paired_gap(part[part["sparsity"].isin(high)], "method", "panning", rival)
+            low_gap = paired_gap(part[part["sparsity"].isin(low)], "method", "panning", rival)
             name = f"the gain on {label} is larger at the highest sparsities, {task}"
             gap = high_gap - low_gap
             row = ("A: most where the network underfits", name, gap, *of, headline)
-            rows.append(_statement(*row))
+            rows.append(paired_statement(*row))
         if "rlpanning" in set(part["method"]):
-            gap = _gap(part, "method", "rlpanning", "panning")
+            gap = paired_gap(part, "method", "rlpanning", "panning")
             name = f"RLPanning is above Panning on {task}, mean over sparsities"
-            rows.append(_statement("A: RLPanning", name, gap, *of, True))
+            rows.append(paired_statement("A: RLPanning", name, gap, *of, True))
     return rows
 
 
@@ -112,26 +85,8 @@ def learning(gaps: pd.DataFrame, confidence: float) -> list[Statement]:
         text = f"agents ({name}) earn more than the best constant p on unseen networks"
         headline = agents["agent"].nunique() > 2
         row = ("B: the agent learns", text, agents, "gap", "reward", confidence, headline)
-        rows.append(_crossed(*row))
+        rows.append(crossed_statement(*row))
     return rows
-
-
-def _crossed(
-    claim: str,
-    statement: str,
-    table: pd.DataFrame,
-    value: str,
-    unit: str,
-    confidence: float,
-    headline: bool,
-) -> Statement:
-    """One row on agents and networks, both resampled; see `inference.crossed`."""
-    mean, low, high, p = crossed(table, value, confidence)
-    agents, networks = table["agent"].nunique(), table["network"].nunique()
-    numbers = {"difference": mean, "low": low, "high": high, "unit": unit, "n": agents}
-    row = {"claim": claim, "statement": statement, **numbers}
-    of = f"agents, {networks} network" + "s" * (networks > 1)
-    return row | {"of": of, "p": p, "headline": headline}
 
 
 def reward(table: pd.DataFrame, steps: int, confidence: float) -> list[Statement]:
@@ -192,11 +147,11 @@ def claim_b(gaps: pd.DataFrame, axis_of: Mapping[str, str], confidence: float) -
                 verb = "earn more than" if value == "return" else "make better networks than"
                 text = f"the unchanged agents {verb} {opponent} {words}"
                 headline = (value, opponent) in HEADLINE_TRANSFERS
-                rows.append(_crossed(claim, text, part, value, unit, confidence, headline))
+                rows.append(crossed_statement(claim, text, part, value, unit, confidence, headline))
     natives = own[own["opponent"] == "native agent"]
     for target, part in natives.groupby("target", sort=False):
         text = f"the unchanged agents make better networks than one trained there ({target})"
-        rows.append(_crossed(claim, text, part, "accuracy", "points", confidence, True))
+        rows.append(crossed_statement(claim, text, part, "accuracy", "points", confidence, True))
     # The same opponent under both kinds of agents: what is left is the kinds' difference, here on
     # these networks, which both kinds pruned.
     mean = gaps[gaps["opponent"] == "hand-made"].groupby(["kind", "agent"])["accuracy"].mean()
@@ -237,8 +192,8 @@ def claim_c(tables: Tables, confidence: float) -> list[Statement]:
         }.items():
             if other in set(part["method"]):
                 text = f"Panning is above {LOOKS[other].label} on {task}, mean over sparsities"
-                gap = _gap(part, "method", "panning", other)
-                rows.append(_statement(claim, text, gap, *of, True))
+                gap = paired_gap(part, "method", "panning", other)
+                rows.append(paired_statement(claim, text, gap, *of, True))
     choices = tables["choices"]
     for setting, claim in {
         "T = 1": "C: the gradual process helps",
@@ -246,14 +201,14 @@ def claim_c(tables: Tables, confidence: float) -> list[Statement]:
         "masked": "C: the dense network's gradients help",
     }.items():
         if setting in set(choices["setting"]):
-            gap = _gap(choices, "setting", "Panning", setting)
+            gap = paired_gap(choices, "setting", "Panning", setting)
             text = f"Panning is above itself {WITHOUT[setting]}"
-            rows.append(_statement(claim, text, gap, *of, setting == "T = 1"))
+            rows.append(paired_statement(claim, text, gap, *of, setting == "T = 1"))
     own = tables["checks"][tables["checks"]["method"] == "panning"]
     for check in ("reinitialised", "inverted", "pixels", "labels"):
         text = f"Panning is above itself {WITHOUT[check]}"
-        gap = _gap(own, "check", "unchanged", check)
-        rows.append(_statement("C: what the choice rests on", text, gap, *of, True))
+        gap = paired_gap(own, "check", "unchanged", check)
+        rows.append(paired_statement("C: what the choice rests on", text, gap, *of, True))
     return rows
 
 
@@ -264,14 +219,16 @@ def metrics(tables: Tables, confidence: float) -> list[Statement]:
     for setting in choices.loc[choices["study"].isin(["metrics", "fusion"]), "setting"].unique():
         single = setting in ("SynFlow", "SNIP", "GraSP")
         name = "the product" if setting == "product" else f"{setting} alone" if single else setting
-        gap = _gap(choices, "setting", "Panning", setting)
+        gap = paired_gap(choices, "setting", "Panning", setting)
         text = f"the hand-made fusion is above {name}"
-        rows.append(_statement("Metrics: the fusion screens best", text, gap, *of, single))
+        rows.append(paired_statement("Metrics: the fusion screens best", text, gap, *of, single))
     found = tables["search"]
     for policy in found.loc[found["policy"].str.startswith("search"), "policy"].unique():
         text = f"the table of {policy} is above the hand-made one"
-        gap = _gap(found, "policy", policy, "hand-made")
-        rows.append(_statement("Metrics: a search finds a better table", text, gap, *of, True))
+        gap = paired_gap(found, "policy", policy, "hand-made")
+        rows.append(
+            paired_statement("Metrics: a search finds a better table", text, gap, *of, True)
+        )
     return rows
 
 

@@ -6,68 +6,28 @@ random from a seed.
 
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import config, datasets, masks, metrics, probes, sanity
-from .agent import AgentPolicy, train_agent
-from .data import ImageSet, load_data, scoring_batches
-from .environment import PanningEnv, rollout
+from . import config, masks, metrics, probes, sanity
+from .agent import train_agent
+from .data import ImageSet
+from .environment import rollout
 from .grid import digest, outdated
 from .methods import METHODS, pan
 from .metrics import Batch
-from .models import build_model, flatten, unflatten
-from .policies import constant_policy, random_policy, staged_policy
+from .models import flatten, unflatten
+from .reachability import effective_mask
 from .training import evaluate, train
+from .worlds import load, make_batches, make_environment, make_network, make_policy
 
 Masks = Mapping[str, Tensor]
 # Added to a cell's seed for weights that are drawn anew: no experiment's own.
 OTHER = 1000
-
-
-@lru_cache(maxsize=4)
-def _kept(name: str, device: str, version: str) -> tuple[ImageSet, ImageSet]:
-    where = config.resolve_device(device)
-    train_set, test_set = load_data(name)
-    return train_set.to(where), test_set.to(where)
-
-
-def load(name: str, device: str) -> tuple[ImageSet, ImageSet]:
-    """The training and the test set called `name`, on a device; kept for the next cell."""
-    return _kept(name, device, datasets.version(name))
-
-
-def make_network(
-    network: str, width: float, seed: int, data: ImageSet, device: str = "auto"
-) -> nn.Module:
-    """A fresh network for a data set, by seed; the global generators are left as they were."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build_model(network, data.channels, data.num_classes, width, data.size)
-    return model.to(config.resolve_device(device))
-
-
-def make_batches(train_set: ImageSet, scoring: config.Scoring, seed: int) -> list[Batch]:
-    """The scoring batches of params.yaml, by seed."""
-    return scoring_batches(train_set, train_set.num_classes, scoring.per_class, scoring.count, seed)
-
-
-def make_policy(description: Any) -> Callable:
-    """A policy from plain values: "staged", ["random", seed], rows of stages, p, or an agent."""
-    if isinstance(description, Mapping):
-        return AgentPolicy(description["weights"], description["card"])
-    if description == "staged":
-        return staged_policy()
-    if description[0] == "random":
-        return random_policy(description[1])
-    if isinstance(description[0], Sequence):
-        return staged_policy(description)
-    return constant_policy(description)
 
 
 def seen_before_training(model: nn.Module, kept: Masks, batch: Batch) -> dict[str, float]:
@@ -123,7 +83,7 @@ def prune_and_train(
         width: Factor on the width of the network.
         fraction: Of the training images, for scoring and for training.
         steps: T, where the method iterates.
-        policy: For Panning, see `make_policy`.
+        policy: For Panning, see `worlds.make_policy`.
         settings: Further settings of `Panning`.
         check: A name in `sanity.CHECKS`: what the method is deprived of.
         holdout: A fraction of the training images that is neither scored nor trained on, and takes
@@ -165,7 +125,7 @@ def prune_and_train(
         kept = result.effective
         if check == "shuffled":  # other places in the same layers, and so other paths
             shuffled = sanity.shuffle_layers(result.masks, generator)
-            effective = masks.effective_mask(model, flatten(shuffled), batches[0][0])
+            effective = effective_mask(model, flatten(shuffled), batches[0][0])
             kept = unflatten(effective, shuffled)
         elif check == "reinitialised":
             model = make_network(network, width, seed + OTHER, train_set, device)
@@ -193,37 +153,6 @@ def train_and_test(
     return found | {"left_plateau": losses[-1] < 0.95 * math.log(train_set.num_classes)}
 
 
-def make_environment(
-    *,
-    data: str,
-    environment: config.Environment,
-    scoring: config.Scoring,
-    network: str,
-    width: float,
-    seed: int,
-    device: str = "auto",
-    fraction: float = 1.0,
-    settings: Mapping[str, Any] | None = None,
-) -> PanningEnv:
-    """The environment of params.yaml, on a network of one's choice."""
-    train_set, _ = load(data, device)
-    train_set = train_set.subset(fraction, seed)
-    return PanningEnv(
-        make_network(network, width, seed, train_set, device),
-        make_batches(train_set, scoring, seed),
-        environment.steps,
-        environment.sparsity,
-        alpha=environment.alpha,
-        grad_weight=environment.grad_weight,
-        calibration_steps=environment.calibration_steps,
-        action=environment.action,
-        objective=environment.objective,
-        trial_steps=environment.trial_steps,
-        temperature=scoring.temperature,
-        **(settings or {}),
-    )
-
-
 def train_policy(
     *,
     environment: config.Environment,
@@ -237,7 +166,7 @@ def train_policy(
         environment: Also says on which network.
         agent: Hyper-parameters of TD3.
         seed: Of the agent.
-        **world: The other arguments of `make_environment`.
+        **world: The other arguments of `worlds.make_environment`.
     """
     place = {"network": environment.network, "width": environment.width, "seed": environment.seed}
     env = make_environment(environment=environment, **place, **world)
@@ -272,9 +201,9 @@ def evaluate_policy(
     """One episode of a policy at each target: a row an iteration, see `rollout`.
 
     Args:
-        policy: See `make_policy`.
+        policy: See `worlds.make_policy`.
         sparsities: The targets.
-        **world: The arguments of `make_environment`, which say on which network.
+        **world: The arguments of `worlds.make_environment`, which say on which network.
     """
     env, chosen = make_environment(**world), make_policy(policy)
     return [row for rho in sparsities for row in rollout(env, chosen, rho)]

@@ -6,6 +6,7 @@ an interrupted grid loses nothing, and a re-worded notebook computes nothing.
 """
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -17,11 +18,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import joblib
 import torch
 from tqdm import tqdm
 
-from . import config, datasets
+from . import config, datasets, engine, process
 from .files import whole
 
 Cell = Mapping[str, Any]
@@ -62,9 +62,10 @@ def _code(path: Path) -> str:
 
 @lru_cache
 def _fingerprint(module: str) -> str:
-    """A digest of the code that computes a cell, and of the packages that it runs on."""
+    """A digest of the code that computes a cell, and of what it runs on."""
     versions = {name: metadata.version(name) for name in COMPUTES}
-    digest = hashlib.sha256(f"{versions} {sys.version_info[:2]}".encode())
+    vectors = torch.backends.cpu.get_cpu_capability()
+    digest = hashlib.sha256(f"{versions} {sys.version_info[:2]} {vectors}".encode())
     for path in sorted(closure(module)):
         digest.update(f"{path.name} {_code(path)}".encode())
     return digest.hexdigest()
@@ -82,7 +83,7 @@ def _plain(value: Any) -> Any:
 def digest(function: Callable, cell: Cell) -> str:
     """A name for the result of `function(**cell)`: parameters, code, images and device count."""
     images = datasets.version(cell["data"]) if "data" in cell else ""
-    where = str(config.resolve_device(cell["device"])) if "device" in cell else ""
+    where = str(process.resolve_device(cell["device"])) if "device" in cell else ""
     text = json.dumps([cell, images, where], sort_keys=True, default=_plain)
     key = hashlib.sha256(f"{_fingerprint(function.__module__)} {text}".encode())
     return key.hexdigest()[:32]
@@ -104,18 +105,27 @@ def _read(path: Path) -> Any:
         return None
 
 
-def _compute(function: Callable, cell: Cell, path: Path) -> Any:
-    config.setup()
-    result = function(**cell)
-    with whole(path) as file:
-        torch.save(result, file)
-    return result
-
-
 def outdated(path: Path) -> bool:
     """Whether a rebuild is under way, and began after this file or folder was written."""
     started = float(os.environ.get("PANNING_REBUILD", 0))
     return path.exists() and path.stat().st_mtime < started
+
+
+def _kept(path: Path) -> Any:
+    """A kept cell that is still good, or None."""
+    return None if outdated(path) else _read(path)
+
+
+def _compute(function: Callable, cell: Cell, path: Path, folder: Path) -> Any:
+    """A cell, in a worker, which keeps the result: who waits for it may not live to receive it."""
+    with contextlib.chdir(folder):  # a worker of Ray starts elsewhere
+        process.setup()
+        if (kept := _kept(path)) is not None:  # by a worker that was lost afterwards
+            return kept
+        result = function(**cell)
+    with whole(path) as file:
+        torch.save(result, file)
+    return result
 
 
 def run_grid(
@@ -133,23 +143,14 @@ def run_grid(
     Args:
         function: A function of this package's; it returns numbers, texts, lists and tensors.
         cells: Its keyword arguments. Equal cells are computed once.
-        compute: Device and number of workers.
+        compute: Device, engine and number of workers.
         description: Shown beside the progress bar.
     """
     paths = [_kept_at(function, cell) for cell in cells]
     unique = dict(zip(paths, cells, strict=True))
-    results = {}
-    for path in unique:
-        if not outdated(path) and (result := _read(path)) is not None:
-            results[path] = result
+    results = {path: kept for path in unique if (kept := _kept(path)) is not None}
     todo = [path for path in unique if path not in results]
-    # Processes that share one GPU are in each other's way.
-    on_gpu = config.resolve_device(compute.device).type == "cuda"
-    count = min(compute.workers or (1 if on_gpu else joblib.cpu_count()), max(1, len(todo)))
-    jobs = (joblib.delayed(_compute)(function, unique[path], path) for path in todo)
-    parallel = joblib.Parallel(n_jobs=count, return_as="generator", batch_size=1)
+    tasks = [(function, unique[path], path, config.root()) for path in todo]
     with tqdm(total=len(unique), initial=len(results), desc=description, mininterval=2) as bar:
-        for path, result in zip(todo, parallel(jobs), strict=True):
-            results[path] = result
-            bar.update()
+        results |= zip(todo, engine.run(_compute, tasks, compute, bar), strict=True)
     return [results[path] for path in paths]

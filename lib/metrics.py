@@ -9,13 +9,14 @@ so can return.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from .models import flatten, prunable, unflatten
@@ -24,25 +25,47 @@ Batch = tuple[Tensor, Tensor]
 METRICS = ("synflow", "snip", "grasp")  # the order of p, everywhere
 
 
-class _NoDropout(TorchFunctionMode):
-    """Dropout passes its input through, be it a module's or a call in somebody's `forward`."""
+# Activations whose second derivative PyTorch lacks, written out.
+_WRITTEN_OUT: dict[str, Callable[[Tensor], Tensor]] = {
+    "hardsigmoid": lambda x: functional.relu6(x + 3) / 6,
+    "hardswish": lambda x: x * functional.relu6(x + 3) / 6,
+}
+# Functions with a dropout inside, and where among their arguments its rate stands.
+_RATE = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}
+
+
+class _Scored(TorchFunctionMode):
+    """Dropout passes its input through, be it a module's or a call in somebody's `forward`.
+
+    And what is to be differentiated twice, can be.
+    """
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if "dropout" in getattr(func, "__name__", ""):
+        name = getattr(func, "__name__", "")
+        if "dropout" in name:
             return args[0] if args else kwargs["input"]
+        if name in _WRITTEN_OUT and torch.is_grad_enabled():
+            return _WRITTEN_OUT[name](args[0] if args else kwargs["input"])
+        if place := _RATE.get(name):
+            args = tuple(0.0 if i == place else value for i, value in enumerate(args))
+            kwargs = {k: 0.0 if k == "dropout_p" else value for k, value in kwargs.items()}
         return func(*args, **kwargs)
 
 
 @contextmanager
 def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
-    """Train or eval mode with dropout off; every module gets its own mode back."""
+    """Train or eval mode with dropout off, of paths too; every module gets its own mode back."""
     before = [(module, module.training) for module in model.modules()]
     try:
         model.train(training)
-        with _NoDropout():
+        for module, _ in before:  # DropPath and StochasticDepth are made of other calls
+            name = type(module).__name__.lower()
+            if ("drop" in name or "stochastic" in name) and not list(module.children()):
+                module.training = False
+        with _Scored():
             yield
     finally:
         for module, mode in before:
@@ -103,7 +126,7 @@ def loss_at(
         create_graph: Whether the gradient is to be differentiated again.
 
     Raises:
-        ValueError: L is not finite.
+        ValueError: L is not finite, or the model returns something else than logits.
     """
     inputs, targets = batch
     layout = memory_format(model, weights, twice=create_graph)
@@ -112,8 +135,15 @@ def loss_at(
     for name, weight in weights.items():
         state[name] = weight.to(memory_format=layout) if weight.ndim == 4 else weight
     images = inputs.to(memory_format=layout) if inputs.ndim == 4 else inputs
-    with mode_of(model, training=True):
+    # Attention has a second derivative in its plain form alone.
+    plain = sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext()
+    with mode_of(model, training=True), plain:
         logits = functional_call(model, state, (images,))
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"model returns {type(logits).__name__} in train mode; "
+                "give it a forward that returns the logits alone"
+            )
         loss = functional.cross_entropy(logits / temperature, targets)
     if not torch.isfinite(loss):
         name, what = "model", "weights"
@@ -188,48 +218,78 @@ def grasp(
     return snip_and_grasp(model, mask, batch, temperature)[1]
 
 
-def absolute_state(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer of the model as its absolute value, in float64."""
+# Between these sums of a layer's scores float32 will do: above the lower one no score is lost that
+# is less than eighteen orders of magnitude below its layer's, and below the upper one, with room to
+# spare, nothing overflows.
+_SAFE = (1e-20, 1e30)
+
+
+def absolute_state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Every parameter and buffer of the model as its absolute value, in floating point `dtype`."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {
-        name: tensor.detach().abs().double() if tensor.is_floating_point() else tensor.clone()
+        name: tensor.detach().abs().to(dtype) if tensor.is_floating_point() else tensor.clone()
         for name, tensor in state.items()
     }
 
 
-@torch.enable_grad()
 def synflow(
     model: nn.Module,
     mask: Tensor | None,
     batch: Batch,
-    state: Mapping[str, Tensor] | None = None,
+    states: dict[torch.dtype, dict[str, Tensor]] | None = None,
 ) -> Tensor:
     """SynFlow, s = θ ⊙ ∂R/∂|θ| with R = Σ f(1; |θ| ⊙ m): the path norm that runs through a weight.
 
     Tanaka et al. (2020), equation 2, on the masked network: an all-ones input, eval mode, every
-    parameter and buffer replaced by its absolute value. In float64, since R overflows float32 on a
-    fresh ResNet-32 (1e43), and rescaling the layers is not exact where there are biases.
+    parameter and buffer replaced by its absolute value. In float32 where that is safe, else in
+    float64 (R is 1e43 on a fresh ResNet-32), for to rescale the layers is not exact where there
+    are biases.
 
     Args:
         model: The network.
         mask: (N,) or None.
         batch: Its inputs say only what shape an input has.
-        state: `absolute_state(model)`, for callers who score one network many times.
+        states: For callers who score one network many times: a dictionary, at first empty, in
+            which the network's absolute values are kept from call to call.
 
     Returns:
-        Signed scores, (N,), float64.
+        Signed scores, (N,), float32 or float64.
+
+    Raises:
+        ValueError: R is not finite in float64 either.
     """
-    weights = prunable(model)
-    state = dict(absolute_state(model) if state is None else state)
-    leaves = _masked({name: state[name] for name in weights}, mask)
-    ones = torch.ones_like(batch[0][:1], dtype=torch.float64)
-    with mode_of(model, training=False):
-        total = functional_call(model, {**state, **leaves}, (ones,)).sum()
+    states = {} if states is None else states
+    double = any(weight.dtype == torch.float64 for weight in prunable(model).values())
+    if not double:
+        _, scores = _path_norm(model, mask, batch, states, torch.float32)
+        if all(_SAFE[0] < torch.linalg.vector_norm(layer, 1) < _SAFE[1] for layer in scores):
+            return flatten(scores)
+    total, scores = _path_norm(model, mask, batch, states, torch.float64)
     if not torch.isfinite(total):
         raise ValueError(
             f"model: SynFlow's path norm R is {total.item()} in float64; "
             "the weights hold NaN or infinity, or the network is too deep for its scale"
         )
+    return flatten(scores)
+
+
+@torch.enable_grad()
+def _path_norm(
+    model: nn.Module,
+    mask: Tensor | None,
+    batch: Batch,
+    states: dict[torch.dtype, dict[str, Tensor]],
+    dtype: torch.dtype,
+) -> tuple[Tensor, list[Tensor]]:
+    """R, a scalar, and SynFlow's signed scores, layer by layer, in one precision."""
+    if dtype not in states:
+        states[dtype] = absolute_state(model, dtype)
+    state, weights = states[dtype], prunable(model)
+    leaves = _masked({name: state[name] for name in weights}, mask)
+    ones = torch.ones_like(batch[0][:1], dtype=dtype)
+    with mode_of(model, training=False):
+        total = functional_call(model, {**state, **leaves}, (ones,)).sum()
     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
     theta = (weight.detach() for weight in weights.values())
-    return flatten([g.mul_(w) for g, w in zip(gradients, theta, strict=True)])
+    return total.detach(), [g.mul_(w) for g, w in zip(gradients, theta, strict=True)]

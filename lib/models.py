@@ -177,36 +177,66 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of every `Conv2d` and `Linear` layer, by parameter name, in index order.
+# Whose weights are pruned; the convolutions may be grouped.
+LAYERS = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+
+
+def prunable(model: nn.Module, leave_out: Iterable[str] = ()) -> dict[str, nn.Parameter]:
+    """The weights of every convolution and linear layer, by parameter name, in index order.
 
     Index order is the order of `named_modules`, each weight in C order; it is the order of every
-    flat vector of scores and of every flat mask in this library.
+    flat vector of scores and of every flat mask in this library. The output projection of an
+    `nn.MultiheadAttention` does not count: its weight is read without a call of the layer, and so
+    past any mask of `torch.nn.utils.prune`.
+
+    Args:
+        model: The network.
+        leave_out: Names of layers that are not to be pruned, or of modules that hold such; besides
+            those that `ScoreBank` has noted on its copy of the network.
 
     Raises:
-        ValueError: There is nothing to prune, or two layers share a weight.
+        ValueError: There is nothing to prune; a layer cannot be, since it is pruned already, shares
+            its weight, computes it or has none yet; or `leave_out` names what is not there.
     """
+    leave_out = (*leave_out, *getattr(model, "left_out", ()))
+    modules = dict(model.named_modules())
+    if unknown := set(leave_out) - (set(modules) - {""}):
+        raise ValueError(f"leave_out: the model has no module {sorted(unknown)[0]!r}")
+    owners: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        for attribute, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(f"{name}.{attribute}".lstrip("."))
+    read = {id(m.out_proj) for m in modules.values() if isinstance(m, nn.MultiheadAttention)}
     weights: dict[str, nn.Parameter] = {}
-    owner: dict[int, str] = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, (nn.Conv2d, nn.Linear)):
+    for name, module in modules.items():
+        if not isinstance(module, LAYERS) or id(module) in read:
             continue
-        key = f"{name}.weight" if name else "weight"
-        if hasattr(module, "weight_mask"):
-            raise ValueError(
-                f"model: layer {name!r} is pruned already; "
-                "call torch.nn.utils.prune.remove on it, or pass a fresh model"
-            )
-        if id(module.weight) in owner:
-            raise ValueError(
-                f"model: {key!r} is the same tensor as {owner[id(module.weight)]!r}; "
-                "shared weights cannot be pruned, give each layer its own"
-            )
-        owner[id(module.weight)] = key
-        weights[key] = module.weight
+        if any(f"{name}.".startswith(f"{outer}.") for outer in leave_out):
+            continue
+        if why := _unfit(module, owners):
+            raise ValueError(f"model: layer {name!r} {why}")
+        weights[f"{name}.weight".lstrip(".")] = module.weight
     if not weights:
         raise ValueError("model has nothing to prune: it needs a Conv2d or a Linear layer")
     return weights
+
+
+def _unfit(layer: nn.Module, owners: Mapping[int, list[str]]) -> str | None:
+    """Why the weight of a layer cannot be pruned, if it cannot."""
+    if hasattr(layer, "weight_mask"):
+        return "is pruned already; call torch.nn.utils.prune.remove on it, or pass a fresh model"
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return "computes its weight; remove the parametrization, or leave the layer out"
+    if isinstance(weight, nn.UninitializedParameter):
+        return "has no weight yet; run the model on a batch first"
+    names = owners[id(weight)]
+    if len(names) > 1:
+        return f"shares its weight: {' is '.join(names)}; give each its own, or leave them out"
+    return None
 
 
 def flatten(tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:

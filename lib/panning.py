@@ -6,7 +6,7 @@ of it, and it knows nothing of reinforcement learning.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from . import display
 from . import masks as masking
 from .bank import Extremes, Observation, ScoreBank
 from .fusion import fuse
 from .metrics import METRICS, Batch
 from .models import flatten, unflatten
 from .policies import P, check_p, constant_policy, random_policy, staged_policy, targets
+from .reachability import effective_mask
 
 GRADIENTS = ("dense", "masked")
 FUSIONS = ("sum", "product")
@@ -39,11 +41,29 @@ class PanResult:
         effective_sparsity: ρ_e, of `effective`.
     """
 
-    masks: dict[str, Tensor]
-    effective: dict[str, Tensor]
+    masks: dict[str, Tensor] = field(repr=False)
+    effective: dict[str, Tensor] = field(repr=False)
     history: pd.DataFrame = field(repr=False)
     sparsity: float
     effective_sparsity: float
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """One row a layer: weights, kept and effective ones, and their fraction."""
+        rows = {
+            name: {
+                "shape": "x".join(map(str, mask.shape)),
+                "weights": mask.numel(),
+                "kept": masking.count(mask),
+                "effective": masking.count(self.effective[name]),
+            }
+            for name, mask in self.masks.items()
+        }
+        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+        return table.assign(density=table["effective"] / table["weights"])
+
+    def _repr_html_(self) -> str:
+        return display.layers(self.layers)
 
 
 class Panning:
@@ -68,6 +88,8 @@ class Panning:
         invert: Whether the *worst* weights are kept, a sanity check (Frankle et al. 2021).
         temperature: The logits are divided by it in the scoring loss.
         seed: Of the controls' noise.
+        leave_out: Names of layers that stay whole and are not counted, or of modules that hold
+            such layers.
     """
 
     def __init__(
@@ -86,6 +108,7 @@ class Panning:
         invert: bool = False,
         temperature: float = 200.0,
         seed: int = 0,
+        leave_out: Collection[str] = (),
     ):
         if gradients not in GRADIENTS:
             raise ValueError(f"gradients must be one of {', '.join(GRADIENTS)}, got {gradients!r}")
@@ -99,7 +122,7 @@ class Panning:
         self.reactivate, self.gradients, self.fusion = reactivate, gradients, fusion
         self.control, self.invert, self.seed = control, invert, seed
         self.targets = targets(sparsity, steps, schedule)  # before the costly copy: it may raise
-        self.bank = ScoreBank(model, batches, score, temperature)
+        self.bank = ScoreBank(model, batches, score, temperature, leave_out)
         self.reset(sparsity)
 
     def reset(self, sparsity: float | None = None) -> None:
@@ -117,9 +140,7 @@ class Panning:
         self._update()
 
     def _update(self) -> None:
-        self.effective_mask = masking.effective_mask(
-            self.bank.model, self.mask, self.bank.batches[0][0]
-        )
+        self.effective_mask = effective_mask(self.bank.model, self.mask, self.bank.batches[0][0])
         self.effective_sparsity = masking.sparsity(self.effective_mask)
         self._observation: Observation | None = None
 

@@ -10,10 +10,11 @@ import numpy as np
 import optuna
 
 from . import config
-from .experiments import make_environment, make_policy, prune_and_train
+from .experiments import prune_and_train
 from .metrics import METRICS
 from .policies import STAGES
 from .studies import earn
+from .worlds import make_environment, make_policy
 
 
 def _study(seed: int) -> optuna.Study:

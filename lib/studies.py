@@ -13,20 +13,13 @@ from torch import Tensor
 
 from . import config, probes
 from .environment import PanningEnv, Reward
-from .experiments import (
-    load,
-    make_batches,
-    make_environment,
-    make_network,
-    make_policy,
-    seen_before_training,
-    train_and_test,
-)
+from .experiments import seen_before_training, train_and_test
 from .methods import METHODS, pan
 from .metrics import grad_norm_sq, loss_and_gradient
 from .models import flatten
 from .panning import Panning
 from .policies import STAGES
+from .worlds import load, make_batches, make_environment, make_network, make_policy
 
 TERMS = tuple(f"reward_{term}" for term in Reward._fields)
 Policy = Callable[[np.ndarray], Sequence[float]]

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm import tqdm
 
 from . import config
 from .compaction import compacted
 from .data import ImageSet
 from .metrics import memory_format, mode_of
-from .models import prunable
 
 
 def train(
@@ -21,6 +21,7 @@ def train(
     masks: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     compact: bool = True,
+    progress: bool = False,
 ) -> list[float]:
     """Train `model` in place: SGD with momentum, the learning rate falling to 0 along a cosine.
 
@@ -35,19 +36,20 @@ def train(
         masks: {parameter name: bool tensor}; None trains the dense network.
         seed: Of the order and augmentation of the images.
         compact: Whether dead channels are left out of the training.
+        progress: Whether to show a progress bar.
 
     Returns:
         The mean training loss of each epoch.
     """
     if masks is None:
-        return _fit(model, train_set, settings, {}, seed)
+        return _fit(model, train_set, settings, {}, seed, progress)
     with torch.no_grad():
-        for name, weight in prunable(model).items():
-            weight.mul_(masks[name])
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
     if not compact:
-        return _fit(model, train_set, settings, masks, seed)
+        return _fit(model, train_set, settings, masks, seed, progress)
     small = compacted(model, masks, next(train_set.batches(1))[0])
-    history = _fit(small.model, train_set, settings, small.masks, seed)
+    history = _fit(small.model, train_set, settings, small.masks, seed, progress)
     small.restore(model)
     model.eval()
     return history
@@ -59,6 +61,7 @@ def _fit(
     settings: config.Training,
     masks: Mapping[str, Tensor],
     seed: int,
+    progress: bool,
 ) -> list[float]:
     """Train `model` as it stands, the weights that `masks` removes staying 0."""
     layout = memory_format(model, dict(model.named_parameters()))
@@ -79,7 +82,7 @@ def _fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
     generator = torch.Generator().manual_seed(seed)
     history = []
-    for _ in range(settings.epochs):
+    for _ in tqdm(range(settings.epochs), desc="Training", disable=not progress):
         total = torch.zeros((), device=train_set.targets.device)
         for inputs, targets in train_set.batches(settings.batch_size, generator):
             optimiser.zero_grad()

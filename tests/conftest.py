@@ -20,13 +20,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import config, datasets
+from lib import datasets, process
 from lib.data import ImageSet
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _reproducible() -> None:
-    config.setup()
+    process.setup()
 
 
 @pytest.fixture
@@ -107,7 +107,10 @@ def busy(request: pytest.FixtureRequest) -> Busy:
 
 def _snapshot(model: nn.Module) -> dict[str, object]:
     def copy(tensor: Tensor | None) -> bytes | None:
-        return None if tensor is None else tensor.detach().numpy().tobytes()
+        if tensor is None:
+            return None
+        flat = tensor.detach().reshape(-1)  # numpy knows no bfloat16
+        return flat.contiguous().view(torch.uint8).numpy().tobytes()
 
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {
@@ -325,3 +328,12 @@ def tiny_files() -> Callable[..., dict[str, bytes]]:
         return {f"tiny-imagenet-200/{name}": data for name, data in files.items()}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray cluster on this machine, of two workers."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()

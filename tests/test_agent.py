@@ -17,8 +17,8 @@ from lib import agent as agents
 from lib import config, grid
 from lib.agent import AgentPolicy, load_policy, save_policy, train_agent
 from lib.environment import ACTIONS, PanningEnv, rollout
-from lib.experiments import make_policy
 from lib.models import flatten
+from lib.worlds import make_policy
 
 SETTINGS = config.Agent(
     steps=55,

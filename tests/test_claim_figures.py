@@ -10,7 +10,15 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from lib import analysis, claim_figures, force_figures, inference, plotting, sanity
+from lib import (
+    analysis,
+    claim_a_figures,
+    claim_b_figures,
+    force_figures,
+    inference,
+    plotting,
+    sanity,
+)
 from lib.plotting import LOOKS
 
 SPARSITIES = {"LeNet-300-100": (0.9, 0.98, 0.99, 0.999), "ResNet-20": (0.9, 0.98)}
@@ -183,14 +191,14 @@ def chosen() -> pd.DataFrame:
 
 
 FIGURES = {
-    "accuracy": lambda: claim_figures.accuracy(comparison(), 0.95),
-    "effective": lambda: claim_figures.effective(comparison()),
-    "gains": lambda: claim_figures.gains(comparison(), "panning", 0.95),
-    "ranks": lambda: claim_figures.ranks(*ranked()),
-    "learning": lambda: claim_figures.learning(returns(), 0.95),
-    "reward": lambda: claim_figures.reward(*judged()),
-    "transfer": lambda: claim_figures.transfer(transfer(), TARGETS, 0.95),
-    "learned_policy": lambda: claim_figures.learned_policy(actions()),
+    "accuracy": lambda: claim_a_figures.accuracy(comparison(), 0.95),
+    "effective": lambda: claim_a_figures.effective(comparison()),
+    "gains": lambda: claim_a_figures.gains(comparison(), "panning", 0.95),
+    "ranks": lambda: claim_a_figures.ranks(*ranked()),
+    "learning": lambda: claim_b_figures.learning(returns(), 0.95),
+    "reward": lambda: claim_b_figures.reward(*judged()),
+    "transfer": lambda: claim_b_figures.transfer(transfer(), TARGETS, 0.95),
+    "learned_policy": lambda: claim_b_figures.learned_policy(actions()),
     "force": lambda: force_figures.force(*flows()),
     "agreement": lambda: force_figures.agreement(overlaps()),
     "checks": lambda: force_figures.checks(checked(), 0.95),
@@ -206,7 +214,7 @@ FIGURES = {
 def test_there_is_a_test_for_every_figure() -> None:
     public = {
         name
-        for module in (claim_figures, force_figures)
+        for module in (claim_a_figures, claim_b_figures, force_figures)
         for name, function in vars(module).items()
         if getattr(function, "__module__", "") == module.__name__ and not name.startswith("_")
     }
@@ -261,7 +269,7 @@ def test_the_legend_names_the_methods_that_are_drawn(name: str) -> None:
 
 def test_accuracy_is_the_mean_over_seeds_once_among_its_like() -> None:
     table = comparison()
-    figure = claim_figures.accuracy(table, 0.95)
+    figure = claim_a_figures.accuracy(table, 0.95)
     axes = np.reshape(figure.axes, (2, 2))
     for column, task in enumerate(SPARSITIES):
         part = table[table["task"] == task]
@@ -281,7 +289,7 @@ def test_accuracy_is_the_mean_over_seeds_once_among_its_like() -> None:
 
 def test_the_shade_is_the_bootstrap_interval() -> None:
     table = comparison()
-    ax = claim_figures.accuracy(table, 0.9).axes[3]  # iterated methods on the second task
+    ax = claim_a_figures.accuracy(table, 0.9).axes[3]  # iterated methods on the second task
     part = table[(table["task"] == "ResNet-20") & (table["method"] == "rlpanning")]
     shades = [
         s for s in ax.collections if np.allclose(s.get_facecolor()[0][:3], color("rlpanning")[:3])
@@ -296,7 +304,7 @@ def test_the_shade_is_the_bootstrap_interval() -> None:
 
 
 def test_effective_weights_and_dead_networks_are_shares_in_percent() -> None:
-    left, right = claim_figures.effective(comparison().iloc[::-1]).axes[:2]
+    left, right = claim_a_figures.effective(comparison().iloc[::-1]).axes[:2]
     assert colors(left)[color("panning")][0].get_ydata() == pytest.approx([75] * 4)
     assert colors(left)[color("snip")][0].get_ydata() == pytest.approx([75, 75, 0, 0])
     assert colors(right)[color("snip")][0].get_ydata() == pytest.approx([0, 0, 100, 100])
@@ -305,7 +313,7 @@ def test_effective_weights_and_dead_networks_are_shares_in_percent() -> None:
 
 def test_gains_are_written_as_points_of_the_paired_difference() -> None:
     table = comparison()
-    figure = claim_figures.gains(table, "panning", 0.95)
+    figure = claim_a_figures.gains(table, "panning", 0.95)
     sparse = table[table["method"] != "dense"]
     wide = sparse.pivot(index=["task", "sparsity", "seed"], columns="method", values="accuracy")
     for ax, task in zip(figure.axes, SPARSITIES, strict=True):
@@ -326,18 +334,18 @@ def test_a_star_stands_where_the_interval_leaves_out_0() -> None:
     panning = (table["task"] == "ResNet-20") & (table["method"] == "panning")
     table.loc[panning, "accuracy"] = 0.9 + 0.001 * table.loc[panning, "seed"]
     table.loc[sure, "accuracy"] = 0.5
-    ax = claim_figures.gains(table, "panning", 0.95).axes[1]
+    ax = claim_a_figures.gains(table, "panning", 0.95).axes[1]
     first = [name for name in LOOKS if name in METHODS and name != "panning"].index("erk")
     written = [text.get_text() for text in ax.texts][2 * first : 2 * first + 2]
     assert written == ["+40.1*", "+40.1*"]
     table.loc[sure, "accuracy"] = 0.9 + 0.05 * (table.loc[sure, "seed"] - 1)
-    ax = claim_figures.gains(table, "panning", 0.95).axes[1]
+    ax = claim_a_figures.gains(table, "panning", 0.95).axes[1]
     assert not [t for t in ax.texts[2 * first : 2 * first + 2] if "*" in t.get_text()]
 
 
 def test_ranks_are_drawn_from_the_best_down_with_a_bar_of_the_critical_difference() -> None:
     wins, differences = ranked()
-    figure = claim_figures.ranks(wins, differences)
+    figure = claim_a_figures.ranks(wins, differences)
     axes = np.reshape(figure.axes, (2, 2))
     for (above, below), (task, difference) in zip(axes.T, differences.items(), strict=True):
         part = wins[wins["task"] == task].sort_values("mean_rank")
@@ -355,7 +363,7 @@ def test_ranks_are_drawn_from_the_best_down_with_a_bar_of_the_critical_differenc
 
 def test_each_agent_stands_at_its_gap_to_the_best_constant() -> None:
     table = returns()
-    ax = claim_figures.learning(table, 0.95).axes[0]
+    ax = claim_b_figures.learning(table, 0.95).axes[0]
     gaps = analysis.learning_gaps(table)
     gaps = gaps.groupby(["settings", "policy"], sort=False)["gap"].mean().reset_index()
     assert [text.get_text() for text in ax.get_yticklabels()] == ["design", "tuned"]
@@ -370,7 +378,7 @@ def test_each_agent_stands_at_its_gap_to_the_best_constant() -> None:
 
 
 def test_correlations_are_bars_from_the_lowest_to_the_highest() -> None:
-    ax = claim_figures.reward(*judged()).axes[-1]
+    ax = claim_b_figures.reward(*judged()).axes[-1]
     assert [bar.get_width() for bar in ax.patches] == [-0.2, 0.1, 0.9]
     assert to_rgba(ax.patches[1].get_facecolor()) == color("panning")
     assert len({bar.get_facecolor() for bar in ax.patches}) == 3
@@ -378,7 +386,7 @@ def test_correlations_are_bars_from_the_lowest_to_the_highest() -> None:
 
 def test_each_target_has_every_agent_and_their_mean_beside_each_opponent() -> None:
     gaps = transfer()
-    left, right = claim_figures.transfer(gaps, TARGETS, 0.95).axes
+    left, right = claim_b_figures.transfer(gaps, TARGETS, 0.95).axes
     assert [text.get_text() for text in left.get_yticklabels()] == list(TARGETS)
     own = gaps[gaps["kind"] == "agent"]
     opponents = ("hand-made", "SynFlow alone", "best constant", "random")
@@ -398,7 +406,7 @@ def test_each_target_has_every_agent_and_their_mean_beside_each_opponent() -> No
 
 
 def test_opponents_have_colours_that_cannot_be_taken_for_each_other() -> None:
-    ax = claim_figures.transfer(transfer(), TARGETS, 0.95).axes[0]
+    ax = claim_b_figures.transfer(transfer(), TARGETS, 0.95).axes[0]
     shown = [container.lines[0].get_color() for container in ax.containers][::3]
     assert len({to_rgba(one) for one in shown}) == 4
     assert to_rgba(shown[3]) == color("random")
@@ -407,7 +415,7 @@ def test_opponents_have_colours_that_cannot_be_taken_for_each_other() -> None:
 
 def test_a_learned_policy_is_the_mean_share_over_agents() -> None:
     table = actions()
-    figure = claim_figures.learned_policy(table)
+    figure = claim_b_figures.learned_policy(table)
     shares = analysis.proportions(table)
     images = [ax.images[0].get_array() for ax in figure.axes if ax.images]
     assert len(images) == 3 * 3
@@ -418,7 +426,7 @@ def test_a_learned_policy_is_the_mean_share_over_agents() -> None:
 
 
 def test_kinds_of_policies_that_are_not_there_have_no_row() -> None:
-    figure = claim_figures.learned_policy(actions(("hand-made", "agent 0")))
+    figure = claim_b_figures.learned_policy(actions(("hand-made", "agent 0")))
     assert len([ax for ax in figure.axes if ax.images]) == 2 * 3
 
 

@@ -8,14 +8,16 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import networks
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import prune
 
 import lib
 from lib.compaction import Compacted, compact, compacted
-from lib.masks import apply_masks, effective_mask
+from lib.masks import apply_masks
 from lib.models import flatten, prunable, unflatten
+from lib.reachability import effective_mask
 
 Masks = dict[str, Tensor]
 
@@ -508,30 +510,6 @@ def test_restore_writes_back_what_was_kept():
 
 
 # --- anything at all -------------------------------------------------------------------------
-
-
-@st.composite
-def networks(draw) -> nn.Module:
-    """A small convolutional network or multilayer perceptron."""
-    width = st.integers(1, 5)
-    layers: list[nn.Module] = []
-    channels, side = 2, 6
-    for _ in range(draw(st.integers(0, 3))):
-        out = draw(width)
-        layers.append(nn.Conv2d(channels, out, 3, padding=1, bias=draw(st.booleans())))
-        layers += [nn.BatchNorm2d(out)] * draw(st.integers(0, 1))
-        layers.append(draw(st.sampled_from([nn.ReLU(inplace=True), nn.Tanh(), nn.Identity()])))
-        if side > 1 and draw(st.booleans()):
-            layers.append(draw(st.sampled_from([nn.MaxPool2d(2), nn.AvgPool2d(2)])))
-            side //= 2
-        channels = out
-    layers.append(nn.Flatten())
-    features = channels * side**2
-    for _ in range(draw(st.integers(0, 2))):
-        out = draw(width)
-        layers += [nn.Linear(features, out, bias=draw(st.booleans())), nn.ELU()]
-        features = out
-    return nn.Sequential(*layers, nn.Linear(features, 3))
 
 
 @settings(max_examples=40, deadline=None)

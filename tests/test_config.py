@@ -1,11 +1,9 @@
-"""A wrong parameter is refused by name; every process starts from the same settings."""
+"""A wrong parameter is refused by name."""
 
-import os
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from lib import config
@@ -130,34 +128,3 @@ def test_outside_of_a_clone_the_error_says_so(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no params.yaml in .*: run this from a clone"):
         config.root()
-
-
-# --- the process ---------------------------------------------------------------------------------
-
-
-def test_setup_means_one_thread_and_deterministic_algorithms(monkeypatch) -> None:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    torch.set_num_threads(2)
-    torch.use_deterministic_algorithms(False)
-    torch.set_flush_denormal(False)
-    config.setup()
-    assert torch.get_num_threads() == 1
-    assert torch.are_deterministic_algorithms_enabled()
-    assert torch.tensor(1e-38) * torch.tensor(1e-3) == 0  # a denormal number
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-
-
-def test_devices_go_by_name() -> None:
-    assert config.resolve_device("cpu") == torch.device("cpu")
-    assert config.resolve_device("cuda:1") == torch.device("cuda", 1)
-
-
-@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
-def test_an_automatic_device_is_cuda_where_there_is_any(monkeypatch, there, device) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert config.resolve_device("auto") == torch.device(device)
-
-
-def test_an_unknown_device_is_refused() -> None:
-    with pytest.raises(ValueError, match="compute.device must be auto, cpu or .*, got 'gpu'"):
-        config.resolve_device("gpu")

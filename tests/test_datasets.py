@@ -175,6 +175,30 @@ def test_without_a_network_the_error_says_which_files_are_wanted_where(
         assert f"\n  {datasets.folder_of(name) / file}" in str(error.value)
 
 
+SPOILS = {
+    "half": lambda whole: whole[: len(whole) // 2],
+    "empty": lambda whole: b"",
+    "other": lambda whole: b"something else",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_a_published_file_damaged_since_is_named_with_what_to_do(
+    published, offline, name: str, spoil
+) -> None:
+    published(name)
+    fetch(name)
+    load_data(name)
+    largest = max(
+        (p for p in datasets.folder_of(name).rglob("*") if p.suffix != ".gz" and p.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
+    largest.write_bytes(spoil(largest.read_bytes()))
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"raw/{name}\b.*dvc repro data`"):
+        load_data(name)
+
+
 # --- Tiny-ImageNet -------------------------------------------------------------------------------
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
@@ -200,6 +224,33 @@ def test_tiny_imagenet_is_read_from_its_folders(workspace, tiny_files) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     check_tiny()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "spoil", "message"),
+    [
+        *[("train/*/images/*.JPEG", spoil, r"\.JPEG: ") for spoil in SPOILS.values()],
+        ("val/images/*.JPEG", SPOILS["half"], r"val/images/.*\.JPEG: "),
+        ("val/val_annotations.txt", lambda text: None, "val_annotations.txt"),
+        ("val/val_annotations.txt", lambda text: text.replace(b"n", b"nobody-"), "nobody-"),
+    ],
+    ids=[*SPOILS, "val", "no annotations", "unknown class"],
+)
+def test_a_broken_member_of_tiny_imagenet_is_named_with_what_to_do(
+    workspace, tiny_files, pattern: str, spoil, message: str
+) -> None:
+    folder = datasets.folder_of("tiny_imagenet")
+    for name, data in tiny_files(COLOURS, ORDER).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    victim = sorted((folder / "tiny-imagenet-200").glob(pattern))[0]
+    spoiled = spoil(victim.read_bytes())
+    victim.unlink()
+    if spoiled is not None:
+        victim.write_bytes(spoiled)
+    expected = rf"tiny-imagenet-200 is damaged \(.*{message}.*delete it and run `dvc repro data`"
+    with pytest.raises(ValueError, match=expected):
+        load_data("tiny_imagenet")
 
 
 def test_tiny_imagenets_archive_put_there_by_hand_is_unpacked_once(

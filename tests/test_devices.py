@@ -17,7 +17,7 @@ from torch.optim import optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lib import config, datasets, experiments, sanity, studies
+from lib import config, datasets, experiments, sanity, studies, worlds
 from lib.methods import METHODS
 
 GPU = torch.device("meta")
@@ -173,7 +173,7 @@ def test_pictures_are_cropped_and_mirrored_there(
 ) -> None:
     published("cifar10", 20, 10)
     datasets.fetch(config.Data("cifar10", 0, 0))
-    experiments._kept.cache_clear()  # the images of another test, of the same name
+    worlds._kept.cache_clear()  # the images of another test, of the same name
     cell = {"data": "cifar10", "network": network, "probe": network == "vgg11"}
     same(prune, method="panning", sparsity=0.8, holdout=0.2, fraction=0.5, **cell)
     assert played.seen >= {"flip", "constant_pad_nd", "native_batch_norm_backward"}

@@ -13,18 +13,12 @@ from stable_baselines3 import TD3
 from torch import Tensor
 
 from lib import config, experiments, grid, probes
-from lib.experiments import (
-    evaluate_policy,
-    make_environment,
-    make_network,
-    make_policy,
-    prune_and_train,
-    train_policy,
-)
+from lib.experiments import evaluate_policy, prune_and_train, train_policy
 from lib.methods import METHODS
 from lib.models import flatten, prunable
 from lib.panning import PanResult
 from lib.sanity import CHECKS
+from lib.worlds import load, make_network, make_policy
 
 SCORING = config.Scoring(per_class=2, count=2, temperature=200.0)
 CELL = {
@@ -147,9 +141,9 @@ def test_a_network_that_does_not_learn_is_said_to_stay_on_its_plateau(run) -> No
 
 
 def test_a_shuffled_mask_keeps_the_number_of_weights_in_each_layer(run, monkeypatch) -> None:
-    seen, real = [], experiments.masks.effective_mask
+    seen, real = [], experiments.effective_mask
     monkeypatch.setattr(
-        experiments.masks,
+        experiments,
         "effective_mask",
         lambda model, mask, *args: seen.append(mask) or real(model, mask, *args),
     )
@@ -353,7 +347,7 @@ def test_a_probe_is_four_numbers_of_the_sparse_network_before_it_is_trained(run,
     seen, plain = run(probe=True, check=check), run(check=check)
     found = {name: seen.found[name] for name in PROBES}
     assert seen.found == plain.found | found  # to look changes nothing
-    model, first = make_network("lenet5", 0.2, 0, experiments.load("digits", "cpu")[0]), 0
+    model, first = make_network("lenet5", 0.2, 0, load("digits", "cpu")[0]), 0
     for name, weight in prunable(model).items():  # the network that is trained, from its weights
         values = seen.initial[first : first + weight.numel()].view(weight.shape)
         weight.data = values * seen.masks[name]
@@ -417,7 +411,7 @@ def test_reactivated_weights_are_counted(run) -> None:
     assert run(method="synflow").found["reactivated"] == 0
 
 
-# --- policies ------------------------------------------------------------------------------------
+# --- agents --------------------------------------------------------------------------------------
 
 
 def choices(description: object) -> list[tuple[float, ...]]:
@@ -425,26 +419,6 @@ def choices(description: object) -> list[tuple[float, ...]]:
     states = torch.zeros(3, 7).double().numpy()
     states[:, 4] = (0.5, 0.95, 0.995)  # the target
     return [tuple(policy(state)) for state in states]
-
-
-def test_policies_come_from_plain_values() -> None:
-    assert choices("staged") == [(0.2, 0.5, 0.3), (0.2, 0.3, 0.5), (0.5, 0.0, 0.5)]
-    assert choices([0.1, 0.2, 0.3]) == choices((0.1, 0.2, 0.3)) == [(0.1, 0.2, 0.3)] * 3
-    rows = [[0.9, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]]
-    assert choices(rows) == [(1, 0, 0), (0, 1, 0), (0, 1, 0)]
-    assert choices(tuple(map(tuple, rows))) == choices(rows)
-    assert choices(["random", 0]) == choices(["random", 0]) != choices(["random", 1])
-
-
-@pytest.mark.parametrize(
-    "description", [[0.1, 0.2], [0.1, 0.2, 1.3], [[0.9, 1.0, 0.0, 0.0]], "none"]
-)
-def test_a_policy_that_is_none_is_refused(description: object) -> None:
-    with pytest.raises(ValueError, match="^(p|stages) must be"):
-        make_policy(description)
-
-
-# --- agents --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -544,45 +518,3 @@ def test_the_reward_is_weighed_as_params_say(toy, change: dict, term: str) -> No
     changed = evaluate_policy(**cell | {"environment": replace(ENVIRONMENT, **change)})[-1][term]
     assert base != 0
     assert changed == pytest.approx(base * value / getattr(ENVIRONMENT, key))
-
-
-# --- the environment of params.yaml --------------------------------------------------------------
-
-
-def test_an_environment_is_made_as_params_say(toy) -> None:
-    changed = replace(ENVIRONMENT, action="logarithmic", objective="trainability", trial_steps=2)
-    place = WORLD | PLACE
-    for values in (ENVIRONMENT, changed):
-        env = make_environment(**place | {"environment": values})
-        assert (env.action, env.objective) == (values.action, values.objective)
-        assert (env.trial_steps, env.panning.steps) == (values.trial_steps, 4)
-        assert env.sparsity_range == (0.5, 0.9)
-    cell = place | {"policy": "staged", "sparsities": [0.6]}
-    paper, other = (evaluate_policy(**cell | {"environment": e}) for e in (ENVIRONMENT, changed))
-    assert [row["p_snip"] for row in paper] == [row["p_snip"] for row in other]
-    assert [row["reward_trainability"] for row in paper] == [0] * 4
-    assert [row["reward"] for row in other[:-1]] == [0] * 3
-    assert other[-1]["reward"] == other[-1]["reward_trainability"] < -1
-
-
-def test_a_fraction_of_the_images_is_all_that_an_environment_sees(toy) -> None:
-    """Of 120 images in ten classes a fifth is two of each: every batch is all there is."""
-    whole, test = experiments.load("digits", "cpu")
-    part = whole.subset(0.2, PLACE["seed"])
-    assert len(part) == 20
-    env = make_environment(**WORLD, **PLACE, fraction=0.2)
-    for batch in env.panning.bank.batches:
-        assert scored([batch]) == as_set(part.images)
-    dense = make_environment(**WORLD, **PLACE)
-    assert not scored(dense.panning.bank.batches) <= as_set(part.images)
-    assert scored(dense.panning.bank.batches) <= as_set(whole.images)
-    assert torch.equal(  # it is the same network
-        flatten(env.panning.bank.weights), flatten(dense.panning.bank.weights)
-    )
-    assert env.extremes != dense.extremes
-    assert not as_set(test.images) & as_set(whole.images)
-
-
-def test_too_small_a_fraction_for_a_scoring_batch_is_refused(toy) -> None:
-    with pytest.raises(ValueError, match="per_class: a scoring batch wants 2 samples of class 0"):
-        make_environment(**WORLD, **PLACE, fraction=0.05)

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from lib import config, experiments, grid
+from lib import config, engine, experiments, grid
 from lib.policies import targets
 
 PACKAGE = Path(grid.__file__).parent
@@ -21,8 +21,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 CELLS = [{"sparsity": rho, "steps": 3} for rho in (0.9, 0.5, 0.99)]
 
 
-def run(cells: list[dict], function: Callable = targets, workers: int = 1) -> list:
-    return grid.run_grid(function, cells, config.Compute("cpu", workers))
+def run(cells: list[dict], function: Callable = targets, workers: int = 1, **settings) -> list:
+    return grid.run_grid(function, cells, config.Compute("cpu", workers, **settings))
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def computed(workspace, monkeypatch) -> list[dict]:
     """The cells that are computed, in a workspace, as they are."""
     calls, real = [], grid._compute
 
-    def note(function: Callable, cell: dict, path: Path) -> object:
+    def note(function: Callable, cell: dict, path: Path, folder: Path) -> object:
         calls.append(cell)
-        return real(function, cell, path)
+        return real(function, cell, path, folder)
 
     monkeypatch.setattr(grid, "_compute", note)
     return calls
@@ -72,13 +72,18 @@ REAL = [
 ]
 
 
-def test_results_do_not_depend_on_the_number_of_workers(toy, workspace) -> None:
+@pytest.mark.parametrize("engine", engine.ENGINES)
+def test_results_depend_neither_on_the_number_of_workers_nor_on_the_engine(
+    toy, workspace, request, engine: str
+) -> None:
+    if engine == "ray":
+        request.getfixturevalue("cluster")
     alone = run(REAL, experiments.prune_and_train)
     kept = [path.read_bytes() for path in files(workspace)]
     assert len(kept) == len({str(result) for result in alone}) == 4
     for path in files(workspace):
         path.unlink()
-    assert run(REAL, experiments.prune_and_train, workers=2) == alone
+    assert run(REAL, experiments.prune_and_train, workers=2, engine=engine) == alone
     assert [path.read_bytes() for path in files(workspace)] == kept
 
 
@@ -89,14 +94,14 @@ def test_results_do_not_depend_on_the_number_of_workers(toy, workspace) -> None:
 def test_there_is_a_worker_for_each_core_or_as_many_as_asked_but_no_idle_one(
     workspace, monkeypatch, device: str, workers: int, cells: int, started: int
 ) -> None:
-    asked, real = [], grid.joblib.Parallel
+    asked, real = [], engine._Parallel
 
     def parallel(n_jobs: int, **settings: object) -> object:
         asked.append(n_jobs)
         return real(n_jobs=1, **settings)
 
-    monkeypatch.setattr(grid.joblib, "cpu_count", lambda: 5)
-    monkeypatch.setattr(grid.joblib, "Parallel", parallel)
+    monkeypatch.setattr(engine.joblib, "cpu_count", lambda: 5)
+    monkeypatch.setattr(engine, "_Parallel", parallel)
     work = [{"sparsity": 0.5, "steps": n + 1} for n in range(cells)]
     grid.run_grid(targets, work, config.Compute(device, workers))
     assert asked == [started]

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from lib import grids, plan, sanity
-from lib.experiments import make_environment, make_policy, prune_and_train
+from lib.experiments import prune_and_train
 from lib.methods import METHODS
 from lib.panning import Panning
 from lib.studies import judge
+from lib.worlds import make_environment, make_policy
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for path in sorted(ROOT.glob("profiles/*.yaml")) if path.name != "smoke.yaml"]

@@ -221,8 +221,30 @@ def test_synflow_does_not_overflow_where_float32_does() -> None:
     state = {name: tensor.abs() for name, tensor in model.state_dict().items()}
     assert functional_call(model, state, (ones,)).isinf().any()
     scores = metrics.synflow(model, None, (ones, torch.zeros(1)))
+    assert scores.dtype == torch.float64
     assert scores.isfinite().all()
     assert fusion.normalise(scores).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e-3, 1.0, 1e3, 1e9])
+def test_synflow_is_as_good_in_the_precision_it_chooses(network, batches, scale: float) -> None:
+    """Each score is that of float64 to float32's precision, at whatever scale."""
+    for parameter in network.parameters():
+        parameter.data *= scale
+    states: dict = {}
+    found = metrics.synflow(network, None, batches[0], states)
+    assert torch.equal(metrics.synflow(network, None, batches[0], states), found)
+    model, _, batch = double(network, batches[0])
+    expected = metrics.synflow(model, None, batch)
+    assert expected.dtype == torch.float64
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=0)
+
+
+def test_synflow_is_in_float32_where_that_is_safe(network, batches) -> None:
+    assert metrics.synflow(network, None, batches[0]).dtype == torch.float32
+    for parameter in network.parameters():
+        parameter.data *= 1e-12
+    assert metrics.synflow(network, None, batches[0]).dtype == torch.float64
 
 
 # --- nothing is disturbed ------------------------------------------------------------------------
@@ -243,7 +265,7 @@ def test_a_callers_model_is_left_as_it_was(
 ) -> None:
     mask = some_mask(flatten(prunable(busy)).numel()) if masked else None
     with unchanged(busy):
-        metrics.absolute_state(busy)
+        metrics.absolute_state(busy, torch.float64)
         call(busy, mask, batches[0])
 
 

@@ -210,11 +210,24 @@ def pruned() -> nn.Module:
     return model
 
 
+def tied() -> nn.Module:
+    model = nn.ModuleDict({"embedding": nn.Embedding(4, 3), "out": nn.Linear(3, 4, bias=False)})
+    model["out"].weight = model["embedding"].weight
+    return model
+
+
+def parametrised() -> nn.Module:
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (shared, "'1.weight' is the same tensor as '0.weight'; shared weights cannot be pruned"),
+        (shared, "layer '0' shares its weight: 0.weight is 1.weight; give each its own, or leave"),
+        (tied, "layer 'out' shares its weight: embedding.weight is out.weight"),
         (pruned, "layer '0' is pruned already; call torch.nn.utils.prune.remove"),
+        (parametrised, "layer '0' computes its weight; remove the parametrization, or leave"),
+        (lambda: nn.Sequential(nn.LazyLinear(3)), "layer '0' has no weight yet; run the model"),
         (nn.ReLU, "nothing to prune: it needs a Conv2d or a Linear layer"),
         (lambda: nn.BatchNorm2d(3), "nothing to prune"),
     ],
@@ -222,3 +235,41 @@ def pruned() -> nn.Module:
 def test_a_network_that_cannot_be_pruned_is_refused_with_the_reason(model, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prunable(model())
+
+
+@pytest.mark.parametrize("model", [shared, tied])
+def test_a_shared_weight_can_be_left_out(model) -> None:
+    whole = nn.Sequential(nn.Linear(3, 3), model())
+    assert list(prunable(whole, ["1"])) == ["0.weight"]
+
+
+def test_a_layer_in_two_places_is_one_layer() -> None:
+    layer = nn.Linear(3, 3)
+    assert list(prunable(nn.Sequential(layer, nn.ReLU(), layer))) == ["0.weight"]
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "found"),
+    [
+        (["1.0"], ["0.weight", "1.1.weight", "10.weight"]),
+        (["1"], ["0.weight", "10.weight"]),  # with all that it holds, and "10" is another module
+        (["0", "10"], ["1.0.weight", "1.1.weight"]),
+    ],
+)
+def test_what_is_left_out_is_not_pruned(leave_out: list[str], found: list[str]) -> None:
+    inner = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    relus = [nn.ReLU() for _ in range(8)]
+    model = nn.Sequential(nn.Linear(2, 2), inner, *relus, nn.Linear(2, 2))
+    assert list(prunable(model, leave_out)) == found
+
+
+@pytest.mark.parametrize("name", ["fc", "1", ""])
+def test_leaving_out_what_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"leave_out: the model has no module '{name}'"):
+        prunable(nn.Sequential(nn.Linear(2, 2)), [name])
+
+
+def test_attention_keeps_its_projections() -> None:
+    """It reads them without calling their layer, where `prune` would apply the mask."""
+    block = nn.TransformerEncoderLayer(8, 2, 16)
+    assert list(prunable(block)) == ["linear1.weight", "linear2.weight"]

@@ -15,7 +15,7 @@ from torch.nn import functional
 from lib import metrics
 from lib.bank import Extremes, Observation
 from lib.fusion import SCORES, fuse, normalise
-from lib.masks import effective_mask, kept_count, top_k
+from lib.masks import kept_count, top_k
 from lib.models import flatten, prunable, unflatten
 from lib.panning import Panning, calibrate
 from lib.policies import (
@@ -33,6 +33,7 @@ from lib.policies import (
     staged_policy,
     targets,
 )
+from lib.reachability import effective_mask
 
 P = (0.2, 0.5, 0.3)
 WIDE = Extremes(loss=(0.0, 4.0), grad_norm_sq=(0.0, 50.0))

@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import nn
 
-from lib import analysis, config, datasets, experiments, grids, plan, results
+from lib import analysis, config, datasets, experiments, grids, plan, results, worlds
 from lib.agent import AgentPolicy, save_policy
 from lib.masks import kept_count
 from lib.methods import METHODS
@@ -116,7 +116,7 @@ def fetched(
 ) -> Callable[[str], None]:
     """`fetched(name)`: a small data set below data/raw/, by way of the published files."""
     monkeypatch.setattr("urllib.request.urlopen", None)  # no network is asked
-    experiments._kept.cache_clear()  # the images of another test, of the same name
+    worlds._kept.cache_clear()  # the images of another test, of the same name
 
     def write(name: str) -> None:
         if name == "tiny_imagenet":
@@ -161,8 +161,8 @@ def test_a_task_runs_from_the_published_files_to_its_rows(
 
     assert list(table["method"]) == ["dense", *some]
     assert set(table["task"]) == {task.name} and set(table["seed"]) == {0}
-    train_set, test_set = experiments.load(task.data, PAPER.compute.device)
-    weights = prunable(experiments.make_network(task.network, task.width, 0, train_set))
+    train_set, test_set = worlds.load(task.data, PAPER.compute.device)
+    weights = prunable(worlds.make_network(task.network, task.width, 0, train_set))
     total = sum(weight.numel() for weight in weights.values())
     dense, sparse = table.iloc[0], table.iloc[1:]
     assert dense["sparsity"] == dense["sparsity_reached"] == dense["effective_sparsity"] == 0

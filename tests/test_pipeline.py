@@ -1,11 +1,17 @@
 """The whole pipeline, on the smoke profile, in a copy of the repository."""
 
+import contextlib
+import functools
 import os
+import random
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +104,81 @@ def test_results_name_no_place_and_no_date(clone):
         assert today.encode() not in content, name
 
 
+# --- killed --------------------------------------------------------------------------------------
+
+KILLS = int(os.environ.get("PANNING_KILLS", 8))  # more than a few take patience
+
+
+def start(folder, *arguments, **settings):
+    """DVC, and all that it starts, in a process group of its own."""
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.Popen(
+        ["dvc", *arguments],
+        cwd=folder,
+        env=os.environ | {"PATH": programs},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        **settings,
+    )
+
+
+def stop(process, sign):
+    """Send a signal to DVC, its stage and the stage's kernel; workers lose their parent."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    for each in (*children, psutil.Process(process.pid)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(sign)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:  # an interrupt that somebody has swallowed
+        stop(process, signal.SIGKILL)
+    psutil.wait_procs(children, 60)
+
+
+def forget(folder):
+    """Take away all that a run has made."""
+    shutil.rmtree(folder / ".cache")
+    (folder / "dvc.lock").unlink()
+    for name in results(folder):
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
+def test_killed_at_random_moments_the_next_repro_ends_with_the_same_bytes(clone, sign):
+    before = results(clone)
+    forget(clone)
+    moments, killed, stages = random.Random(sign), 0, set()
+    while killed < KILLS:
+        process = start(clone, "repro")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(1, 25))
+        if process.poll() is not None:  # it came to its end: begin anew
+            assert process.returncode == 0
+            assert results(clone) == before
+            forget(clone)
+            continue
+        stop(process, sign)
+        killed += 1
+        stages |= {name for name, content in results(clone).items() if content != before[name]}
+        assert not stages, "half a result was left where a whole one is looked for"
+    dvc(clone, "repro")
+    assert results(clone) == before
+
+
+def test_on_a_full_disk_a_stage_fails_and_leaves_no_half_result(clone):
+    """A limit on the size of files has writes fail as a full disk does, at their place."""
+    before = results(clone)
+    forget(clone)
+    for size in (1, 1000, 10_000, 50_000, 200_000):
+        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
+        process = start(clone, "repro", preexec_fn=limit)
+        process.wait(600)
+        assert {name: before[name] for name in results(clone)} == results(clone)
+    dvc(clone, "repro")
+    assert results(clone) == before
+
+
 # --- the full study ------------------------------------------------------------------------------
 
 STUDY = "profiles/full/dvc.yaml"
@@ -133,3 +214,29 @@ def test_an_agent_of_the_full_study_trained_again_has_the_same_bytes(studied):
     shutil.rmtree(studied / ".cache")
     dvc(studied, "repro", "--force", "--single-item", f"{STUDY}:learning")
     assert results(studied) == before
+
+
+# --- experiments, as DVC has them ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def committed(clone):
+    """The same clone, in git, so that an experiment has something to be compared with."""
+    git = ["git", "-C", str(clone), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.check_call([*git, "add", "--all"])
+    subprocess.check_call([*git, "commit", "--quiet", "--message", "as it stands"])
+    return clone
+
+
+def test_an_experiment_is_run_shown_and_compared(committed):
+    said = dvc(committed, "exp", "run", "--name", "other", "-S", "metrics.seed=5", "metrics")
+    assert "Running stage 'metrics'" in said and "Running stage 'artificial" not in said
+    table = dvc(committed, "exp", "show", "--csv").splitlines()
+    assert any("other" in line for line in table)
+    assert "metrics.seed" in table[0]
+    assert "metrics.seed" in dvc(committed, "params", "diff")
+    changed = dvc(committed, "metrics", "diff")
+    assert "data/results/metrics.json" in changed
+    dvc(committed, "plots", "diff", "--out", "plots", "HEAD")
+    page = (committed / "plots" / "index.html").read_text()
+    assert "metrics" in page and (committed / "plots" / "static").is_dir()

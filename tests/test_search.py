@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lib import config, experiments, search
+from lib import config, experiments, search, worlds
 from lib.environment import PanningEnv
-from lib.experiments import make_environment, make_policy, prune_and_train
+from lib.experiments import prune_and_train
 from lib.policies import STAGES
 from lib.search import search_constant, search_stages
 from lib.studies import earn
+from lib.worlds import make_environment, make_policy
 
 SCORING = config.Scoring(per_class=2, count=2, temperature=200.0)
 ENVIRONMENT = config.Environment("lenet300", 0.02, 5, 3, (0.5, 0.9), 100.0, 0.2, 3)
@@ -184,7 +185,7 @@ class Forbidden:
 
 
 def test_no_search_looks_at_a_test_image(toy, monkeypatch) -> None:
-    real = experiments.load
+    real = worlds.load
     constant = search_constant(**CONSTANT | {"budget": 24})
     table = search_stages(**STAGED | {"trials": 2, "seed": 0})
     asked = []
@@ -193,7 +194,8 @@ def test_no_search_looks_at_a_test_image(toy, monkeypatch) -> None:
         asked.append(name)
         return real(name, device)[0], Forbidden()
 
-    monkeypatch.setattr(experiments, "load", load)
+    for room in (worlds, experiments):
+        monkeypatch.setattr(room, "load", load)
     assert search_constant(**CONSTANT | {"budget": 24}) == constant
     assert search_stages(**STAGED | {"trials": 2, "seed": 0}) == table
     assert asked == ["digits"] * (1 + 2 * 2)

@@ -116,7 +116,7 @@ def test_each_target_has_a_recipe(target: str) -> None:
         ([], "dvc repro"),
         (["rebuild"], "python tools/rebuild.py"),
         (["test"], "python -m pytest"),
-        (["clean"], "rm -rf executed/*.ipynb .cache"),
+        (["clean"], "rm -rf executed/*.ipynb executed/report.html .cache"),
     ],
 )
 def test_the_last_command_is_the_one_promised(arguments: list[str], command: str) -> None:

@@ -12,19 +12,13 @@ from torch.nn import functional
 
 from lib import config, probes, studies
 from lib.environment import PanningEnv, rollout
-from lib.experiments import (
-    load,
-    make_batches,
-    make_environment,
-    make_network,
-    make_policy,
-    prune_and_train,
-)
+from lib.experiments import prune_and_train
 from lib.masks import kept_count
 from lib.methods import METHODS, pan
 from lib.models import flatten
 from lib.policies import STAGES, staged_policy, targets
 from lib.studies import collapse, earn, judge, random_policies, trace
+from lib.worlds import load, make_batches, make_environment, make_network, make_policy
 
 SCORING = config.Scoring(per_class=2, count=2, temperature=200.0)
 STEPS = 4

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from lib import config
 from lib.data import ImageSet
-from lib.masks import effective_mask
 from lib.models import build_model, flatten, prunable, unflatten
+from lib.reachability import effective_mask
 from lib.training import evaluate, train
 
 SETTINGS = config.Training(
