@@ -68,7 +68,8 @@ def accuracy(table: pd.DataFrame, confidence: float) -> Figure:
             if row == 0:
                 ax.set_xlabel("")
         axes[row, 0].set_ylabel("test accuracy, last epoch (%)")
-    _legend(figure, ["dense", *methods])
+    _legend(figure, ["dense", *methods], columns=4)
+    figure.suptitle(f"shade: {confidence:.0%} bootstrap interval over the seeds", color="0.4")
     return figure
 
 

@@ -132,16 +132,15 @@ def learned_policy(actions: pd.DataFrame) -> Figure:
         squeeze=False,
     )
     for row, (prefix, label) in zip(axes, kinds.items(), strict=True):
+        row[0].set_ylabel(f"{label}\nsparsity in the end")
         part = actions[actions["policy"].str.startswith(prefix)]
-        for ax, name, metric in zip(row, P, TERMS, strict=True):
+        for ax, name in zip(row, P, strict=True):
             square = part.pivot_table(index="final_target", columns="iteration", values=name)
             image = ax.imshow(square, aspect="auto", vmin=0, vmax=1, cmap="viridis")
             ax.set_yticks(range(len(square)), [percent(rho) for rho in square.index])
             ax.grid(visible=False)
-            if row is axes[0]:
-                ax.set_title(f"share of {LOOKS[metric].label}")
-            if row is axes[-1]:
-                ax.set_xlabel("iteration t")
-        row[0].set_ylabel(label)
+    for top, bottom, metric in zip(axes[0], axes[-1], TERMS, strict=True):
+        top.set_title(f"share of {LOOKS[metric].label}")
+        bottom.set_xlabel("iteration t")
     figure.colorbar(image, ax=axes, shrink=0.7, label=r"$p_i / \sum p$")
     return figure

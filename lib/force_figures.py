@@ -1,5 +1,7 @@
 """The figures of claim C and of the choice of metrics, from the tables of the full study alone."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -173,17 +175,24 @@ def foretell(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _number(setting: str) -> int:
+    """The number in a setting, so that 3 comes before 10; those without one come first."""
+    found = re.search(r"\d+", setting)
+    return int(found[0]) if found else -1
+
+
 def choices(table: pd.DataFrame, confidence: float) -> Figure:
     """Notebook 11: each setting minus the reference, in points, at each sparsity."""
     gaps = choice_gaps(table, confidence)
-    order = gaps[["study", "setting"]].drop_duplicates().itertuples(index=False)
+    order = gaps[["study", "setting"]].drop_duplicates().itertuples(index=False, name=None)
+    order = sorted(order, key=lambda row: (row[0], _number(row[1]), row[1]))
     places, labels, starts, y = {}, [], [], 0.0
     for study, setting in order:
         if not starts or starts[-1][1] != study:
             y += 0.6 if starts else 0
             starts.append((y, study))
         places[study, setting] = y
-        labels.append(setting)
+        labels.append("1 batch" if setting == "1 batches" else setting)
         y += 1
     targets = sorted(gaps["sparsity"].unique())
     figure, axes = plt.subplots(
