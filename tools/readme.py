@@ -130,7 +130,8 @@ def summary() -> str:
         "number of statements of the same claim. Where networks die or never leave their plateau, "
         "accuracies are bimodal, and means and *t*-intervals are poor summaries of them.",
         "* **A, strong at every compression ratio, most where the network underfits: not "
-        "seen here.** Up to 99.8 % sparsity Panning is level with SynFlow, iterative SNIP and GraSP, and "
+        "seen here.** Up to 99.8 % sparsity Panning is level with SynFlow, iterative SNIP "
+        "and GraSP, and "
         "from 99.5 % on below FORCE. At 99.9 and 99.95 % it is far above SNIP and GraSP, which are "
         "dead or nearly so, and far below SynFlow and iterative SNIP; these two sparsities decide "
         f"the means over nine (LeNet-300-100: SNIP {panning('SNIP', 'holds')}, GraSP "
@@ -150,9 +151,11 @@ def summary() -> str:
         f"{agents('random', images, 'contradicted')} with fewer images. They are five agents on "
         "two initialisations of each target, so that these intervals are too narrow rather than "
         "too wide, and none is marked.",
-        "* **Does the reward say what one wants?** Over 120 random policies (one network, T = 20) the "
+        "* **Does the reward say what one wants?** Over 120 random policies (one network, "
+        "T = 20) the "
         f"rank correlation of return and accuracy is {correlations('return')}. That of the "
-        f"loss after a short trial of training, with its sign turned, is {correlations('loss_after_100')}"
+        f"loss after a short trial of training, with its sign turned, is "
+        f"{correlations('loss_after_100')}"
         f"; that of the untrained network's squared gradient norm, which costs nothing, "
         f"{correlations('initial_grad_norm_sq')}. Agents that learned from such a trial are not "
         "shown to make better networks.",
