@@ -5,7 +5,7 @@ replication: a seed of the network where methods are compared, an agent where ag
 are named beforehand; choosing the best one on the same data would favour it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -92,12 +92,26 @@ def learning(gaps: pd.DataFrame, confidence: float) -> list[Statement]:
 def reward(table: pd.DataFrame, steps: int, confidence: float) -> list[Statement]:
     """Whether the reward ranks networks as their accuracy does; bootstrap over policies.
 
+    Each sparsity has its statements: two strong correlations of different sign would have a mean
+    that says there is none.
+
     Args:
         table: Rows of `studies.judge` for many policies.
         steps: Of the trial training whose loss is the rival of the reward.
         confidence: Level of the interval.
     """
-    wide = table.pivot(index="policy", columns=["sparsity", "seed"])
+    return [
+        row
+        for rho, part in table.groupby("sparsity")
+        for row in _reward_at(part, f"at {percent(rho)}", steps, confidence)
+    ]
+
+
+def _reward_at(
+    table: pd.DataFrame, where: str, steps: int, confidence: float
+) -> Iterator[Statement]:
+    """`reward` at one sparsity, which `where` names; the mean over networks."""
+    wide = table.pivot(index="policy", columns="seed")
     networks = table["seed"].nunique()
 
     def correlation(rows: np.ndarray, quantity: str, sign: int) -> float:
@@ -114,14 +128,15 @@ def reward(table: pd.DataFrame, steps: int, confidence: float) -> list[Statement
         f"networks with a lower loss after {steps} steps of a trial train better": found[1],
         "the trial ranks networks better than the return does": found[1] - found[0],
     }
-    out = []
     for text, (value, *resampled) in texts.items():
         low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
         numbers = {"difference": value, "low": low, "high": high, "unit": "rank correlation"}
-        row = {"claim": "B: the reward says what we want", "statement": text, **numbers}
-        row |= {"n": len(wide), "of": f"policies, {networks} network" + "s" * (networks > 1)}
-        out.append(row | {"p": bootstrap_p(np.array(resampled)), "headline": True})
-    return out
+        row = {"claim": "B: the reward says what we want", "statement": f"{text} {where}"}
+        row |= numbers | {
+            "n": len(wide),
+            "of": f"policies, {networks} network" + "s" * (networks > 1),
+        }
+        yield row | {"p": bootstrap_p(np.array(resampled)), "headline": True}
 
 
 def claim_b(gaps: pd.DataFrame, axis_of: Mapping[str, str], confidence: float) -> list[Statement]:
@@ -194,6 +209,11 @@ def claim_c(tables: Tables, confidence: float) -> list[Statement]:
                 text = f"Panning is above {LOOKS[other].label} on {task}, mean over sparsities"
                 gap = paired_gap(part, "method", "panning", other)
                 rows.append(paired_statement(claim, text, gap, *of, True))
+        if {"force", "iterative_snip"} <= set(part["method"]):  # which the return alone tells apart
+            text = f"FORCE is above iterative SNIP on {task}, mean over sparsities"
+            gap = paired_gap(part, "method", "force", "iterative_snip")
+            claim = "C: the return of removed weights helps"
+            rows.append(paired_statement(claim, text, gap, *of, True))
     choices = tables["choices"]
     for setting, claim in {
         "T = 1": "C: the gradual process helps",

@@ -185,7 +185,7 @@ def choices(table: pd.DataFrame, confidence: float) -> Figure:
     """Notebook 11: each setting minus the reference, in points, at each sparsity."""
     gaps = choice_gaps(table, confidence)
     order = gaps[["study", "setting"]].drop_duplicates().itertuples(index=False, name=None)
-    order = sorted(order, key=lambda row: (row[0], _number(row[1]), row[1]))
+    order = sorted(order, key=lambda row: (row[0], _number(row[1])))
     places, labels, starts, y = {}, [], [], 0.0
     for study, setting in order:
         if not starts or starts[-1][1] != study:
