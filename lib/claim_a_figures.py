@@ -34,7 +34,7 @@ def _curves(ax: Axes, table: pd.DataFrame, methods: Sequence[str], confidence: f
     ax.tick_params(axis="x", rotation=60)
 
 
-def _legend(figure: Figure, methods: Sequence[str], columns: int = 5) -> None:
+def _legend(figure: Figure, methods: Sequence[str], columns: int = 4) -> None:
     handles = [
         plt.Line2D(
             [], [], color=look.color, marker=look.marker, ls=look.style, ms=4, label=look.label
@@ -68,7 +68,7 @@ def accuracy(table: pd.DataFrame, confidence: float) -> Figure:
             if row == 0:
                 ax.set_xlabel("")
         axes[row, 0].set_ylabel("test accuracy, last epoch (%)")
-    _legend(figure, ["dense", *methods], columns=4)
+    _legend(figure, ["dense", *methods])
     figure.suptitle(f"shade: {confidence:.0%} bootstrap interval over the seeds", color="0.4")
     return figure
 
@@ -165,6 +165,7 @@ def ranks(wins: pd.DataFrame, differences: Mapping[str, float]) -> Figure:
             ax.invert_yaxis()
         start = part["mean_rank"].min()
         above.plot([start, start + differences[task]], [-0.7] * 2, color="0.3", linewidth=2)
-        above.set(title=task, xlabel="mean rank; bar: critical difference")
-        below.set(xlabel="interquartile mean accuracy (%)")
+        above.set(title=task, xlabel="mean rank")
+        below.set(xlabel="interquartile mean (%)")
+    figure.suptitle("bar, above: critical difference of the mean ranks", color="0.4")
     return figure
