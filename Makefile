@@ -2,22 +2,26 @@
 # minutes). Inside a conda environment (environment.yml) call the commands themselves: `dvc repro`.
 
 .DEFAULT_GOAL := all
-.PHONY: all rebuild full rebuild-full test bench lab report lint lock clean help
+.PHONY: all rebuild full rebuild-full unlock test bench lab report lint lock clean help
 
 # Every command below, and every stage that DVC starts, finds the environment's programs first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-all: .venv/.installed  ## Rebuild the figures and tables that are out of date (the default)
+all: .venv/.installed unlock  ## Rebuild the figures and tables that are out of date (the default)
 	dvc repro
 
 rebuild: .venv/.installed  ## Rebuild everything from nothing and compare it with what is committed
 	python tools/rebuild.py
 
-full: .venv/.installed  ## Bring the full study up to date (by estimate one to two hours from nothing)
+full: .venv/.installed unlock  ## Bring the full study up to date (by estimate one to two hours from nothing)
 	dvc repro profiles/full/dvc.yaml
 
 rebuild-full: .venv/.installed  ## Rebuild the full study from nothing and compare it with what is committed
 	python tools/rebuild.py profiles/full/dvc.yaml
+
+# DVC writes its lock in place: killed in that moment it leaves half a file, and starts no more.
+unlock:
+	@test ! -e .dvc/tmp/rwlock || python3 -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || rm .dvc/tmp/rwlock
 
 test: .venv/.installed  ## Run the tests
 	python -m pytest

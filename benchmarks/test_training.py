@@ -9,8 +9,8 @@ from benchmarks.conftest import sgd_step
 from lib.compaction import compacted
 from lib.masks import count
 from lib.methods import METHODS
-from lib.metrics import memory_format
 from lib.models import flatten
+from lib.modes import memory_format
 from lib.panning import Panning
 from lib.policies import constant_policy, staged_policy
 

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .metrics import mode_of
+from .modes import mode_of
 
 
 def pick(tensor: Tensor, indices: tuple[Tensor, ...]) -> Tensor:

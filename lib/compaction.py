@@ -20,7 +20,7 @@ from torch.nn.utils import prune
 from torch.utils._pytree import tree_leaves
 
 from .channels import Channels, pick
-from .metrics import mode_of
+from .modes import mode_of
 
 # What a layer says of its size, and the axis of its weight that makes it true.
 _SIZES = dict(out_channels=0, out_features=0, num_features=0, in_channels=1, in_features=1)

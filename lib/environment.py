@@ -9,8 +9,9 @@ import numpy as np
 from torch import nn
 
 from .bank import Extremes, Observation
+from .calibration import calibrate
 from .metrics import METRICS, Batch
-from .panning import Panning, calibrate
+from .panning import Panning
 from .probes import trainability
 
 # How an action a in [-1, 1] becomes a weight p in [0, 1]. A score's order does not change when all

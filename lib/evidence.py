@@ -5,27 +5,18 @@ replication: a seed of the network where methods are compared, an agent where ag
 are named beforehand; choosing the best one on the same data would favour it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
 from .claims import verdict
-from .inference import RESAMPLES, bootstrap_p, holm, spearman
+from .inference import holm
 from .plotting import LOOKS, percent
-from .statements import Statement, crossed_statement, paired_gap, paired_statement
+from .statements import Statement, paired_gap, paired_statement
 
 Tables = Mapping[str, pd.DataFrame]
 RIVALS = ("magnitude", "snip", "grasp", "synflow", "iterative_snip", "force")
 HEADLINE_RIVALS = ("synflow", "iterative_snip", "snip")
-HEADLINE_TRANSFERS = {("return", "best constant"), ("accuracy", "hand-made")}
-AXES = {
-    "images": "with fewer images",
-    "scale": "on other widths",
-    "network": "on other architectures",
-    "data": "on another data set",
-}
 
 
 def _worst(part: pd.DataFrame, rival: str, confidence: float) -> tuple[float, pd.Series, float]:
@@ -68,119 +59,6 @@ def claim_a(table: pd.DataFrame, confidence: float) -> list[Statement]:
             gap = paired_gap(part, "method", "rlpanning", "panning")
             name = f"RLPanning is above Panning on {task}, mean over sparsities"
             rows.append(paired_statement("A: RLPanning", name, gap, *of, True))
-    return rows
-
-
-def learning(gaps: pd.DataFrame, confidence: float) -> list[Statement]:
-    """Whether agents pass the best constant policy, for each way to train them.
-
-    Args:
-        gaps: `analysis.learning_gaps`.
-        confidence: Level of the interval.
-    """
-    rows = []
-    for name, part in gaps.groupby("settings", sort=False):
-        agents = part[part["policy"].str.startswith("agent")]
-        agents = agents.rename(columns={"policy": "agent", "seed": "network"})
-        text = f"agents ({name}) earn more than the best constant p on unseen networks"
-        headline = agents["agent"].nunique() > 2
-        row = ("B: the agent learns", text, agents, "gap", "reward", confidence, headline)
-        rows.append(crossed_statement(*row))
-    return rows
-
-
-def reward(table: pd.DataFrame, steps: int, confidence: float) -> list[Statement]:
-    """Whether the reward ranks networks as their accuracy does; bootstrap over policies.
-
-    Each sparsity has its statements: two strong correlations of different sign would have a mean
-    that says there is none.
-
-    Args:
-        table: Rows of `studies.judge` for many policies.
-        steps: Of the trial training whose loss is the rival of the reward.
-        confidence: Level of the interval.
-    """
-    return [
-        row
-        for rho, part in table.groupby("sparsity")
-        for row in _reward_at(part, f"at {percent(rho)}", steps, confidence)
-    ]
-
-
-def _reward_at(
-    table: pd.DataFrame, where: str, steps: int, confidence: float
-) -> Iterator[Statement]:
-    """`reward` at one sparsity, which `where` names; the mean over networks."""
-    wide = table.pivot(index="policy", columns="seed")
-    networks = table["seed"].nunique()
-
-    def correlation(rows: np.ndarray, quantity: str, sign: int) -> float:
-        first, second = (wide[column].to_numpy()[rows].T for column in (quantity, "accuracy"))
-        return float(np.mean([spearman(sign * x, y) for x, y in zip(first, second, strict=True)]))
-
-    drawn = np.random.default_rng(0).integers(len(wide), size=(RESAMPLES, len(wide)))
-    found = [  # the whole sample first, then the resampled ones
-        np.array([correlation(rows, *what) for rows in (np.arange(len(wide)), *drawn)])
-        for what in (("return", 1), (f"loss_after_{steps}", -1))
-    ]
-    texts = {
-        "policies with a higher return make networks that train better": found[0],
-        f"networks with a lower loss after {steps} steps of a trial train better": found[1],
-        "the trial ranks networks better than the return does": found[1] - found[0],
-    }
-    for text, (value, *resampled) in texts.items():
-        low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-        numbers = {"difference": value, "low": low, "high": high, "unit": "rank correlation"}
-        row = {"claim": "B: the reward says what we want", "statement": f"{text} {where}"}
-        row |= numbers | {
-            "n": len(wide),
-            "of": f"policies, {networks} network" + "s" * (networks > 1),
-        }
-        yield row | {"p": bootstrap_p(np.array(resampled)), "headline": True}
-
-
-def claim_b(gaps: pd.DataFrame, axis_of: Mapping[str, str], confidence: float) -> list[Statement]:
-    """Whether unchanged agents stay above their opponents, on each kind of change.
-
-    Args:
-        gaps: `analysis.transfer_gaps`.
-        axis_of: {target: the kind of change}.
-        confidence: Level of the interval.
-    """
-    claim = "B: withstands changes"
-    gaps = gaps.assign(
-        axis=gaps["target"].map(axis_of),
-        network=gaps["target"] + " " + gaps["seed"].astype(str),
-    )
-    own, rows = gaps[gaps["kind"] == "agent"], []
-    for axis, words in AXES.items():
-        for value, unit in (("return", "reward"), ("accuracy", "points")):
-            for opponent in ("hand-made", "best constant", "SynFlow alone", "random"):
-                part = own[(own["axis"] == axis) & (own["opponent"] == opponent)]
-                if part.empty:
-                    continue
-                verb = "earn more than" if value == "return" else "make better networks than"
-                text = f"the unchanged agents {verb} {opponent} {words}"
-                headline = (value, opponent) in HEADLINE_TRANSFERS
-                rows.append(crossed_statement(claim, text, part, value, unit, confidence, headline))
-    natives = own[own["opponent"] == "native agent"]
-    for target, part in natives.groupby("target", sort=False):
-        text = f"the unchanged agents make better networks than one trained there ({target})"
-        rows.append(crossed_statement(claim, text, part, "accuracy", "points", confidence, True))
-    # The same opponent under both kinds of agents: what is left is the kinds' difference, here on
-    # these networks, which both kinds pruned.
-    mean = gaps[gaps["opponent"] == "hand-made"].groupby(["kind", "agent"])["accuracy"].mean()
-    several = mean.groupby("kind").size() > 1  # one agent has no spread to test by
-    if {"agent", "trainability"} <= set(several[several].index):
-        test = stats.ttest_ind(mean["trainability"], mean["agent"], equal_var=False)
-        low, high = test.confidence_interval(confidence)
-        value = mean["trainability"].mean() - mean["agent"].mean()
-        counts = len(mean["trainability"]), len(mean["agent"])
-        text = "agents rewarded for trainability make better networks than the paper's, all targets"
-        numbers = {"difference": value, "low": low, "high": high, "unit": "points"}
-        row = {"claim": "B: a better reward", "statement": text, **numbers, "n": counts[0]}
-        row |= {"of": f"agents against {counts[1]}", "p": float(test.pvalue), "headline": True}
-        rows.append(row)
     return rows
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from torch import nn
 
 from .bank import Extremes
+from .calibration import calibrate
 from .metrics import Batch
-from .panning import Panning, PanResult, calibrate
+from .outcome import PanResult
+from .panning import Panning
 from .policies import constant_policy, staged_policy
 
 

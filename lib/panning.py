@@ -4,10 +4,8 @@
 of it, and it knows nothing of reinforcement learning.
 """
 
-import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -15,55 +13,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import display
 from . import masks as masking
 from .bank import Extremes, Observation, ScoreBank
 from .fusion import fuse
 from .metrics import METRICS, Batch
 from .models import flatten, unflatten
-from .policies import P, check_p, constant_policy, random_policy, staged_policy, targets
+from .outcome import PanResult
+from .policies import P, check_p, targets
 from .reachability import effective_mask
 
 GRADIENTS = ("dense", "masked")
 FUSIONS = ("sum", "product")
 CONTROLS = ("magnitude", "random", "erk")
-
-
-@dataclass(frozen=True)
-class PanResult:
-    """What a finished process found.
-
-    Attributes:
-        masks: {parameter name: bool tensor}, in all exactly the number of weights asked for.
-        effective: The same, of the effective weights only: train these.
-        history: One row an iteration.
-        sparsity: ρ of `masks`.
-        effective_sparsity: ρ_e, of `effective`.
-    """
-
-    masks: dict[str, Tensor] = field(repr=False)
-    effective: dict[str, Tensor] = field(repr=False)
-    history: pd.DataFrame = field(repr=False)
-    sparsity: float
-    effective_sparsity: float
-
-    @property
-    def layers(self) -> pd.DataFrame:
-        """One row a layer: weights, kept and effective ones, and their fraction."""
-        rows = {
-            name: {
-                "shape": "x".join(map(str, mask.shape)),
-                "weights": mask.numel(),
-                "kept": masking.count(mask),
-                "effective": masking.count(self.effective[name]),
-            }
-            for name, mask in self.masks.items()
-        }
-        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
-        return table.assign(density=table["effective"] / table["weights"])
-
-    def _repr_html_(self) -> str:
-        return display.layers(self.layers)
 
 
 class Panning:
@@ -272,28 +233,3 @@ class Panning:
             sparsity=masking.sparsity(self.mask),
             effective_sparsity=self.effective_sparsity,
         )
-
-
-def calibrate(
-    panning: Panning, sparsities: Iterable[float], steps: int = 20, seed: int = 0
-) -> Extremes:
-    """The range of 𝒩 for one network: dense values, and a few fixed roll-outs.
-
-    SynFlow, the hand-made and a random policy run at each of `sparsities` (the ends of the range),
-    in at most `steps` iterations each, since the range covered does not depend on how finely.
-    `panning` gives the network and the batches; it is not advanced.
-    """
-    rehearsal = copy.copy(panning)  # shares the score bank, and with it the dense scores
-    rehearsal.steps = min(panning.steps, steps)
-    seen = [
-        Observation(*panning.bank.observe(i, None) * 2) for i in range(len(panning.bank.batches))
-    ]
-    for rho in sparsities:
-        for policy in (constant_policy((1, 0, 0)), staged_policy(), random_policy(seed)):
-            rehearsal.reset(rho)
-            while not rehearsal.done:
-                rehearsal.step(policy(rehearsal.state(None)))
-                seen.append(rehearsal.observe())
-    losses = [value for o in seen for value in (o.loss, o.loss_sparse)]
-    norms = [value for o in seen for value in (o.grad_norm_sq, o.grad_norm_sq_sparse)]
-    return Extremes((min(losses), max(losses)), (min(norms), max(norms)))

@@ -63,7 +63,7 @@ class Target:
     """Where an agent is used that was trained elsewhere."""
 
     name: str
-    axis: str  # which change it belongs to, a key of `evidence.AXES`, or "none"
+    axis: str  # which change it belongs to, a key of `agent_evidence.AXES`, or "none"
     data: str
     network: str
     width: float

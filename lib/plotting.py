@@ -119,7 +119,7 @@ def difference_axis(ax: Axes, linear: float = 2) -> None:
     """A horizontal axis for differences: linear near 0, logarithmic beyond, plain numbers."""
     ax.axvline(0, color="0.4", linewidth=0.8)
     ax.set_xscale("symlog", linthresh=linear)
-    marks = [m for m in (0.1, 1, 10, 100) if m >= linear / 3]
+    marks = [m for m in (0.1, 0.3, 1, 3, 10, 30, 100) if m >= linear / 3]
     ax.xaxis.set_major_locator(FixedLocator([-m for m in marks[::-1]] + [0, *marks]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

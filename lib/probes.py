@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn import functional
 
-from .metrics import Batch, mode_of
+from .metrics import Batch
+from .modes import mode_of
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 

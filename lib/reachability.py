@@ -13,8 +13,8 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from .metrics import mode_of
 from .models import flatten, prunable, unflatten
+from .modes import mode_of
 
 
 class _Or(torch.autograd.Function):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from . import config
 from .compaction import compacted
 from .data import ImageSet
-from .metrics import memory_format, mode_of
+from .modes import memory_format, mode_of
 
 
 def train(

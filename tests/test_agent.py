@@ -18,6 +18,7 @@ from lib import config, grid
 from lib.agent import AgentPolicy, load_policy, save_policy, train_agent
 from lib.environment import ACTIONS, PanningEnv, rollout
 from lib.models import flatten
+from lib.outcome import PanResult
 from lib.worlds import make_policy
 
 SETTINGS = config.Agent(
@@ -460,7 +461,7 @@ def test_a_roll_out_takes_an_agents_weights_as_they_are(policy, make_env, action
 def test_a_loaded_agent_prunes_a_network(policy, mlp, batches, tmp_path) -> None:
     save_policy(policy, tmp_path / "agent")
 
-    def pruned(agent: AgentPolicy) -> lib.panning.PanResult:
+    def pruned(agent: AgentPolicy) -> PanResult:
         return lib.pan(mlp, batches, sparsity=0.9, steps=5, policy=agent)
 
     result, again = pruned(lib.load_policy(tmp_path / "agent")), pruned(policy)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib import analysis, evidence, inference, sanity
+from lib import agent_evidence, analysis, evidence, inference, sanity
 from lib.plotting import LOOKS, percent
 
 JITTER = (-1.0, 0.0, 1.0)  # of the seeds; it averages to 0
@@ -324,7 +324,7 @@ def learning_table() -> pd.DataFrame:
 
 
 def test_agents_are_the_unit_of_what_was_learned() -> None:
-    found = evidence.learning(learning_table(), 0.95)
+    found = agent_evidence.learning(learning_table(), 0.95)
     text = "agents ({}) earn more than the best constant p on unseen networks"
     expected = {text.format("tuned"): 2, text.format("design"): -3}
     assert differences(found) == pytest.approx(expected)
@@ -340,7 +340,7 @@ def test_agents_that_agree_are_not_sure_of_networks_that_do_not() -> None:
         for agent in range(4)
         for seed, gap in enumerate((-1.0, 3.0))
     )
-    (one,) = evidence.assemble(evidence.learning(gaps, 0.95)).to_dict("records")
+    (one,) = evidence.assemble(agent_evidence.learning(gaps, 0.95)).to_dict("records")
     assert (one["difference"], one["low"], one["high"]) == pytest.approx((1, -1, 3))
     assert one["verdict"] == "open" and one["p"] > 0.3
 
@@ -356,7 +356,7 @@ def test_a_way_to_train_with_fewer_agents_is_judged_by_those_that_it_has() -> No
         }.items()
         for policy, reward in policies.items()
     ]
-    tuned, design = evidence.learning(analysis.learning_gaps(pd.DataFrame(rows)), 0.95)
+    tuned, design = agent_evidence.learning(analysis.learning_gaps(pd.DataFrame(rows)), 0.95)
     assert (tuned["difference"], tuned["n"], tuned["headline"]) == (3, 3, True)
     assert (design["difference"], design["n"], design["headline"]) == (-2, 2, False)
     for one in (tuned, design):
@@ -389,7 +389,7 @@ def transfer() -> pd.DataFrame:
 
 
 def claim_b(table: pd.DataFrame) -> list[dict]:
-    return evidence.claim_b(table, AXIS, 0.95)
+    return agent_evidence.claim_b(table, AXIS, 0.95)
 
 
 def test_unchanged_agents_are_judged_axis_by_axis_and_not_where_they_were_trained() -> None:
@@ -496,7 +496,7 @@ def policies(told: float, trial: float, count: int = 40) -> pd.DataFrame:
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch) -> None:
-    monkeypatch.setattr(evidence, "RESAMPLES", 400)
+    monkeypatch.setattr(agent_evidence, "RESAMPLES", 400)
 
 
 REWARD = (
@@ -511,20 +511,20 @@ REWARD = (
     [(1, 1, (1, 1, 0)), (-1, 1, (-1, 1, 2)), (1, -1, (1, -1, -2)), (-1, -1, (-1, -1, 0))],
 )
 def test_perfect_rankings_have_the_sign_of_their_sentence(told, trial, expected) -> None:
-    found = evidence.reward(policies(told, trial), 7, 0.95)
+    found = agent_evidence.reward(policies(told, trial), 7, 0.95)
     assert [one["statement"] for one in found] == [
         f"{text} at {rho}" for rho in ("90 %", "99 %") for text in REWARD
     ]
     assert [one["difference"] for one in found] == pytest.approx(expected * 2)
     for one in found:
         assert (one["low"], one["high"]) == pytest.approx((one["difference"],) * 2)
-        smallest = 2 / (evidence.RESAMPLES + 1)  # (1 + 0) / (1 + B), on both sides
+        smallest = 2 / (agent_evidence.RESAMPLES + 1)  # (1 + 0) / (1 + B), on both sides
         assert one["p"] == (pytest.approx(smallest) if one["difference"] else 1)
 
 
 def test_a_noisy_ranking_has_the_correlation_within_targets_and_an_interval_around_it() -> None:
     table = policies(0.3, 0.9)
-    found = evidence.reward(table, 7, 0.95)
+    found = agent_evidence.reward(table, 7, 0.95)
     expected = []
     for _, group in table.groupby("sparsity"):
         first = stats.spearmanr(group["return"], group["accuracy"]).statistic
@@ -535,7 +535,7 @@ def test_a_noisy_ranking_has_the_correlation_within_targets_and_an_interval_arou
         assert one["low"] < one["difference"] < one["high"]
         assert (one["n"], one["unit"]) == (40, "rank correlation")
         assert one["of"] == "policies, 1 network"
-    narrow = evidence.reward(table, 7, 0.5)
+    narrow = agent_evidence.reward(table, 7, 0.5)
     for one, other in zip(found, narrow, strict=True):
         assert one["low"] < other["low"] < other["high"] < one["high"]
 
@@ -544,14 +544,14 @@ def test_correlations_of_different_sign_at_two_sparsities_do_not_cancel() -> Non
     table = policies(1, 1)
     turned = table["sparsity"] > 0.9
     table.loc[turned, "accuracy"] *= -1
-    found = evidence.reward(table, 7, 0.95)
+    found = agent_evidence.reward(table, 7, 0.95)
     assert [one["difference"] for one in found] == pytest.approx([1, 1, 0, -1, -1, 0])
 
 
 def test_networks_are_ranked_one_by_one_and_counted() -> None:
     first = policies(1, 1)
     second = first.assign(seed=1, accuracy=-first["accuracy"])
-    found = evidence.reward(pd.concat([first, second]), 7, 0.95)
+    found = agent_evidence.reward(pd.concat([first, second]), 7, 0.95)
     assert [one["difference"] for one in found] == pytest.approx([0] * 6)
     assert {(one["n"], one["of"]) for one in found} == {(40, "policies, 2 networks")}
 
@@ -559,11 +559,11 @@ def test_networks_are_ranked_one_by_one_and_counted() -> None:
 def test_the_bootstrap_of_a_correlation_is_the_same_again() -> None:
     table = policies(0.3, 0.9)
     shuffled = table.sample(frac=1, random_state=5)
-    assert evidence.reward(table, 7, 0.95) == evidence.reward(shuffled, 7, 0.95)
+    assert agent_evidence.reward(table, 7, 0.95) == agent_evidence.reward(shuffled, 7, 0.95)
 
 
 def test_p_of_a_correlation_is_small_where_there_is_one_and_large_where_there_is_none() -> None:
-    found = evidence.reward(policies(0.0, 0.9, 100), 7, 0.95)
+    found = agent_evidence.reward(policies(0.0, 0.9, 100), 7, 0.95)
     assert found[0]["p"] > 0.05 and found[1]["p"] <= 2 / 100
     assert found[0]["low"] < 0 < found[0]["high"]
 
@@ -571,7 +571,7 @@ def test_p_of_a_correlation_is_small_where_there_is_one_and_large_where_there_is
 @pytest.mark.filterwarnings("error")
 def test_p_is_a_probability_even_where_nothing_ranks_anything() -> None:
     table = policies(0.3, 0.9).assign(accuracy=0.1)  # dead networks, all of them
-    found = evidence.reward(table, 7, 0.95)
+    found = agent_evidence.reward(table, 7, 0.95)
     assert [one["difference"] for one in found] == [0] * 6
     assert [one["p"] for one in found] == [1] * 6
 
@@ -722,8 +722,8 @@ def test_p_is_corrected_for_the_number_of_statements_of_its_own_claim() -> None:
 def test_each_statement_names_the_notebook_that_it_comes_from(tables) -> None:
     rows = [
         *compared(),
-        *evidence.learning(learning_table(), 0.95),
-        *evidence.reward(policies(0.5, 0.9), 7, 0.95),
+        *agent_evidence.learning(learning_table(), 0.95),
+        *agent_evidence.reward(policies(0.5, 0.9), 7, 0.95),
         *claim_b(transfer()),
         *claim_c(tables),
         *evidence.metrics(tables, 0.95),

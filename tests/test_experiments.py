@@ -16,7 +16,7 @@ from lib import config, experiments, grid, probes
 from lib.experiments import evaluate_policy, prune_and_train, train_policy
 from lib.methods import METHODS
 from lib.models import flatten, prunable
-from lib.panning import PanResult
+from lib.outcome import PanResult
 from lib.sanity import CHECKS
 from lib.worlds import load, make_network, make_policy
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from lib import masks, metrics
 from lib.bank import Extremes
+from lib.calibration import calibrate
 from lib.masks import apply_masks, erk_counts, kept_count
 from lib.methods import METHODS, pan
 from lib.models import flatten, prunable
 from lib.panning import Panning as Process
-from lib.panning import calibrate
 from lib.policies import Policy, constant_policy, staged_policy
 
 WITHOUT_AGENT = [method for method in METHODS if method != "rlpanning"]

@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from lib import metrics
 from lib.bank import Extremes, Observation
+from lib.calibration import calibrate
 from lib.fusion import SCORES, fuse, normalise
 from lib.masks import kept_count, top_k
 from lib.models import flatten, prunable, unflatten
-from lib.panning import Panning, calibrate
+from lib.panning import Panning
 from lib.policies import (
     EFFECTIVE,
     GRAD,

@@ -138,8 +138,8 @@ def stop(process, sign):
 
 def forget(folder):
     """Take away all that a run has made."""
-    shutil.rmtree(folder / ".cache")
-    (folder / "dvc.lock").unlink()
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    (folder / "dvc.lock").unlink(missing_ok=True)
     for name in results(folder):
         (folder / name).unlink()
 
@@ -159,11 +159,21 @@ def test_killed_at_random_moments_the_next_repro_ends_with_the_same_bytes(clone,
             forget(clone)
             continue
         stop(process, sign)
+        subprocess.run(["make", "unlock"], cwd=clone, check=True)
         killed += 1
         stages |= {name for name, content in results(clone).items() if content != before[name]}
         assert not stages, "half a result was left where a whole one is looked for"
     dvc(clone, "repro")
     assert results(clone) == before
+
+
+def test_make_takes_away_a_lock_that_dvc_was_killed_in_writing(clone):
+    lock = clone / ".dvc" / "tmp" / "rwlock"
+    for content, stays in (("", False), ('{"dvc.yaml": {"wri', False), ("{}", True)):
+        lock.write_text(content)
+        subprocess.run(["make", "unlock"], cwd=clone, check=True)
+        assert lock.exists() == stays
+    dvc(clone, "status")
 
 
 def test_on_a_full_disk_a_stage_fails_and_leaves_no_half_result(clone):
@@ -175,6 +185,7 @@ def test_on_a_full_disk_a_stage_fails_and_leaves_no_half_result(clone):
         process = start(clone, "repro", preexec_fn=limit)
         process.wait(600)
         assert {name: before[name] for name in results(clone)} == results(clone)
+    subprocess.run(["make", "unlock"], cwd=clone, check=True)
     dvc(clone, "repro")
     assert results(clone) == before
 

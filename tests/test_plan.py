@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from lib import config, evidence, plan
+from lib import agent_evidence, config, plan
 from lib.fusion import SCORES
 from lib.methods import METHODS
 from lib.models import NETWORKS
@@ -99,7 +99,7 @@ def test_what_a_profile_names_is_known_to_the_library(profile: SimpleNamespace) 
     assert {profile.panning.schedule, *profile.choices.schedules} <= set(SCHEDULES)
     staged_policy(profile.panning.stages)
     # An axis with another name would fall out of the table of claims without a word.
-    assert {t.axis for t in profile.claim_b.targets} <= {"none", *evidence.AXES}
+    assert {t.axis for t in profile.claim_b.targets} <= {"none", *agent_evidence.AXES}
 
 
 def test_names_and_seeds_of_a_profile_are_there_once(profile: SimpleNamespace) -> None:
