@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from . import config, masks, metrics, probes, sanity
-from .agent import train_agent
+from .agent import AgentPolicy, train_agent
+from .bank import Extremes
 from .data import ImageSet
 from .environment import rollout
-from .grid import digest, outdated
-from .methods import METHODS, pan
+from .grid import digest, outdated, run_cell
+from .methods import METHODS, pan, range_of
 from .metrics import Batch
 from .models import flatten, unflatten
 from .reachability import effective_mask
@@ -45,6 +46,33 @@ def seen_before_training(model: nn.Module, kept: Masks, batch: Batch) -> dict[st
 
 
 # --- cells -----------------------------------------------------------------------------------
+
+
+def measure_range(
+    *,
+    data: str,
+    network: str,
+    width: float,
+    fraction: float,
+    seed: int,
+    scoring: config.Scoring,
+    device: str,
+    sparsities: Sequence[float],
+    steps: int | None,
+    settings: Mapping[str, Any] | None,
+) -> dict[str, tuple[float, float]]:
+    """The range of 𝒩 on one network, which cells of several policies and targets share."""
+    train_set, _ = load(data, device)
+    train_set = train_set.subset(fraction, seed)
+    found = range_of(
+        make_network(network, width, seed, train_set, device),
+        make_batches(train_set, scoring, seed),
+        sparsities,
+        steps,
+        temperature=scoring.temperature,
+        **(settings or {}),
+    )
+    return asdict(found)
 
 
 def prune_and_train(
@@ -111,6 +139,12 @@ def prune_and_train(
         elif check == "labels":
             batches = sanity.shuffle_labels(batches, generator)
         chosen = None if policy is None else make_policy(policy)
+        extremes = None
+        if isinstance(chosen, AgentPolicy) and check is None and not holdout:
+            place = {"network": network, "width": width, "fraction": fraction, "seed": seed}
+            place |= {"data": data, "scoring": scoring, "device": device, "settings": settings}
+            place |= {"sparsities": chosen.sparsity, "steps": steps}
+            extremes = Extremes(**run_cell(measure_range, place))
         result = pan(
             model,
             batches,
@@ -118,6 +152,7 @@ def prune_and_train(
             steps if METHODS[method].steps is None else None,
             policy=chosen,
             method=method,
+            extremes=extremes,
             temperature=scoring.temperature,
             seed=seed,
             **{**(settings or {}), **({"invert": True} if check == "inverted" else {})},

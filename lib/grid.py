@@ -128,6 +128,11 @@ def _compute(function: Callable, cell: Cell, path: Path, folder: Path) -> Any:
     return result
 
 
+def run_cell(function: Callable[..., Any], cell: Cell) -> Any:
+    """`function(**cell)`, kept as a cell of a grid is: for what several cells have in common."""
+    return _compute(function, cell, _kept_at(function, cell), config.root())
+
+
 def run_grid(
     function: Callable[..., Any],
     cells: Sequence[Cell],

@@ -4,7 +4,7 @@ A policy, T, whether removed weights may return, where the data-driven metrics a
 a score is read: that is all that tells SNIP from SynFlow from FORCE from Panning.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,46 @@ METHODS: dict[str, Method] = {
 }
 
 
+def _process(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    sparsity: float,
+    steps: int | None,
+    method: str,
+    settings: Mapping[str, object],
+) -> Panning:
+    """The loop with the settings of a method, and those that a caller has changed."""
+    chosen = METHODS[method]
+    own = {
+        "reactivate": chosen.reactivate,
+        "gradients": chosen.gradients,
+        "score": chosen.score,
+        "control": chosen.control,
+    }
+    steps = chosen.steps or 100 if steps is None else steps
+    return Panning(model, batches, sparsity, steps, **{**own, **settings})
+
+
+def range_of(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    sparsities: Sequence[float],
+    steps: int | None = None,
+    **settings: object,
+) -> Extremes:
+    """The range of 𝒩 that `pan` measures for an agent; several calls on one network can share it.
+
+    Args:
+        model: The network.
+        batches: Scoring batches.
+        sparsities: Where to measure: an agent's `sparsity`, the ends of its range.
+        steps: T of the calls.
+        **settings: The settings of the calls.
+    """
+    process = _process(model, batches, sparsities[0], steps, "panning", settings)
+    return calibrate(process, sparsities)
+
+
 def pan(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -76,7 +116,7 @@ def pan(
         policy: `state -> p`; by default the hand-made one. For "panning" and "rlpanning" only.
         method: A name in `METHODS`.
         extremes: The range of 𝒩 for a policy that looks at the losses; by default it is measured
-            on this network.
+            on this network, see `range_of`.
         progress: Whether to show a progress bar.
         **settings: Any other setting of `Panning`, to change one thing of the method.
 
@@ -92,19 +132,7 @@ def pan(
         raise ValueError("policy: 'rlpanning' needs a trained agent, see lib.load_policy")
     if policy is None:
         policy = staged_policy() if chosen.p is None else constant_policy(chosen.p)
-    process = Panning(
-        model,
-        batches,
-        sparsity,
-        chosen.steps or 100 if steps is None else steps,
-        **{
-            "reactivate": chosen.reactivate,
-            "gradients": chosen.gradients,
-            "score": chosen.score,
-            "control": chosen.control,
-            **settings,
-        },
-    )
+    process = _process(model, batches, sparsity, steps, method, settings)
     if extremes is None and getattr(policy, "needs_loss", True):
         # An agent's range of targets keeps 𝒩 the same whatever sparsity is asked for.
         extremes = calibrate(process, getattr(policy, "sparsity", (sparsity,)))

@@ -443,6 +443,21 @@ def test_a_trained_agent_is_kept_whole_and_chooses_the_same_again(cell, workspac
     assert list((workspace / ".cache/tensorboard").rglob("events.*"))
 
 
+def test_an_agents_range_is_measured_once_for_all_targets_on_a_network(
+    cell, workspace: Path, monkeypatch
+) -> None:
+    policy = train_policy(**cell)
+    of_agent = {"method": "rlpanning", "policy": policy, "steps": 4}
+    shared = [prune_and_train(**CELL | of_agent | {"sparsity": rho}) for rho in (0.7, 0.9)]
+    assert len(list((workspace / ".cache/cells/measure_range").iterdir())) == 1
+    prune_and_train(**CELL | of_agent | {"sparsity": 0.7, "seed": 11})
+    assert len(list((workspace / ".cache/cells/measure_range").iterdir())) == 2
+    real = experiments.pan
+    monkeypatch.setattr(experiments, "pan", lambda *a, extremes, **k: real(*a, **k))
+    own = [prune_and_train(**CELL | of_agent | {"sparsity": rho}) for rho in (0.7, 0.9)]
+    assert shared == own
+
+
 def test_a_finished_agent_is_not_trained_again_but_by_a_rebuild(cell, monkeypatch) -> None:
     learned, real = [], TD3.learn
     monkeypatch.setattr(

@@ -12,7 +12,7 @@ from lib import masks, metrics
 from lib.bank import Extremes
 from lib.calibration import calibrate
 from lib.masks import apply_masks, erk_counts, kept_count
-from lib.methods import METHODS, pan
+from lib.methods import METHODS, pan, range_of
 from lib.models import flatten, prunable
 from lib.panning import Panning as Process
 from lib.policies import Policy, constant_policy, staged_policy
@@ -317,6 +317,25 @@ def test_extremes_that_are_given_are_used(mlp, batches) -> None:
     extremes = Extremes((0.0, 1e9), (0.0, 1e9))
     states = states_of(lambda state: (1, 0, 0), mlp, batches, 0.9, 3, extremes=extremes)
     assert (states[:, :4] < 1e-6).all() and (states[:, 0] > 0).all()
+
+
+def test_the_range_of_a_network_is_the_one_that_pan_would_measure(mlp, batches) -> None:
+    arguments = (mlp, batches, 0.8, 3)
+
+    def states(extremes: Extremes | None) -> list[bytes]:
+        seen = []
+
+        def look(state: np.ndarray) -> tuple[float, float, float]:
+            seen.append(state.tobytes())
+            return (1, 0, 0)
+
+        look.sparsity = (0.5, 0.9)
+        pan(*arguments, policy=look, temperature=7.0, extremes=extremes)
+        return seen
+
+    measured = range_of(mlp, batches, (0.5, 0.9), 3, temperature=7.0)
+    assert states(measured) == states(None)
+    assert measured != range_of(mlp, batches, (0.5,), 3, temperature=7.0)
 
 
 # --- errors --------------------------------------------------------------------------------------
