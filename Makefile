@@ -20,7 +20,7 @@ rebuild-full: .venv/.installed  ## Rebuild the full study from nothing and compa
 	python tools/rebuild.py profiles/full/dvc.yaml
 
 # DVC writes its lock in place: killed in that moment it leaves half a file, and starts no more.
-unlock:
+unlock:  ## Take away a lock that a killed DVC left half written (all and full do it)
 	@test ! -e .dvc/tmp/rwlock || python3 -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || rm .dvc/tmp/rwlock
 
 test: .venv/.installed  ## Run the tests
