@@ -96,10 +96,9 @@ def claim_b(gaps: pd.DataFrame, axis_of: Mapping[str, str], confidence: float) -
         confidence: Level of the interval.
     """
     claim = "B: withstands changes"
-    gaps = gaps.assign(
-        axis=gaps["target"].map(axis_of),
-        network=gaps["target"] + " " + gaps["seed"].astype(str),
-    )
+    # A seed is one initialisation on all targets of an axis: its luck there is shared, not drawn
+    # anew. So that the unit is the seed, over whose targets the gaps are averaged.
+    gaps = gaps.assign(axis=gaps["target"].map(axis_of), network=gaps["seed"])
     own, rows = gaps[gaps["kind"] == "agent"], []
     for axis, words in AXES.items():
         for value, unit in (("return", "reward"), ("accuracy", "points")):

@@ -148,13 +148,18 @@ def gains(table: pd.DataFrame, method: str, confidence: float) -> Figure:
 def ranks(wins: pd.DataFrame, differences: Mapping[str, float]) -> Figure:
     """Mean rank of each method with the critical difference, and interquartile mean accuracy."""
     tasks = [task for task in differences if task in set(wins["task"])]
+    counts = [(wins["task"] == task).sum() for task in tasks]
     figure, axes = plt.subplots(
-        *(2, len(tasks)), figsize=(figure_width(), 0.75 * figure_width()), squeeze=False
+        *(len(tasks), 2),
+        figsize=(figure_width(), 0.17 * sum(counts) + 0.75 * len(tasks)),
+        height_ratios=counts,
+        sharey="row",
+        squeeze=False,
     )
-    for (above, below), task in zip(axes.T, tasks, strict=True):
+    for (left, right), task in zip(axes, tasks, strict=True):
         part = wins[wins["task"] == task].sort_values("mean_rank")
         place = np.arange(len(part))
-        for ax, value in ((above, "mean_rank"), (below, "iqm")):
+        for ax, value in ((left, "mean_rank"), (right, "iqm")):
             for y, row in zip(place, part.to_dict("records"), strict=True):
                 look = LOOKS[row["method"]]
                 error = None
@@ -162,10 +167,11 @@ def ranks(wins: pd.DataFrame, differences: Mapping[str, float]) -> Figure:
                     error = [[row["iqm"] - row["iqm_low"]], [row["iqm_high"] - row["iqm"]]]
                 ax.errorbar(row[value], y, xerr=error, fmt=look.marker, color=look.color, ms=5)
             ax.set_yticks(place, [LOOKS[name].label for name in part["method"]])
-            ax.invert_yaxis()
+        left.invert_yaxis()  # of both: they share it
         start = part["mean_rank"].min()
-        above.plot([start, start + differences[task]], [-0.7] * 2, color="0.3", linewidth=2)
-        above.set(title=task, xlabel="mean rank")
-        below.set(xlabel="interquartile mean (%)")
-    figure.suptitle("bar, above: critical difference of the mean ranks", color="0.4")
+        left.plot([start, start + differences[task]], [-0.7] * 2, color="0.3", linewidth=2)
+        left.set_title(task)
+    axes[-1, 0].set_xlabel("mean rank")
+    axes[-1, 1].set_xlabel("interquartile mean of the accuracy (%)")
+    figure.suptitle("bar, left: critical difference of the mean ranks", color="0.4")
     return figure

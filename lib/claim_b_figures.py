@@ -14,10 +14,13 @@ from .results import interval
 TERMS = ("synflow", "snip", "grasp")
 
 
-def learning(returns: pd.DataFrame, confidence: float) -> Figure:
-    """Notebook 07: what each way to train an agent earns beside the best constant policy."""
+def learning(returns: pd.DataFrame, names: Sequence[str], confidence: float) -> Figure:
+    """Notebook 07: what each way to train an agent, in this order, earns beside the best constant.
+
+    The bar says how far agents agree on these networks; of other networks speaks the table of
+    statements, which knows their spread.
+    """
     gaps = learning_gaps(returns)
-    names = list(dict.fromkeys(gaps["settings"]))
     figure, ax = plt.subplots(figsize=(0.85 * figure_width(), 0.38 * len(names) + 1.1))
     shown = {
         "hand-made": (LOOKS["panning"].color, "o"),

@@ -72,7 +72,7 @@ def agreement(table: pd.DataFrame) -> Figure:
             ax.plot(part["overlap"], [y] * len(part), LOOKS[other].marker, color=LOOKS[other].color)
             ax.plot(part["by_layer_densities"].mean(), y, "|", color="0.15", ms=12)
         ax.axvline(1 - rho, color="0.6", ls=":")
-        ax.set(title=percent(rho), xlabel="kept by both / kept", xlim=(0, 1))
+        ax.set(title=percent(rho), xlabel="kept by both / kept", xlim=(0, 1), xticks=(0, 0.5, 1))
     axes[0, 0].set_yticks(
         range(len(order)),
         [f"{LOOKS[o].label}, T = {s}" if s > 1 else LOOKS[o].label for o, s in order],

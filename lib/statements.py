@@ -1,7 +1,7 @@
 """One statement: a difference that should be positive, its interval and its p-value, as a row.
 
 The differences are one value for each unit of replication, or a table of agents and networks, both
-of which are resampled.
+of which are drawn at random.
 """
 
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ def crossed_statement(
     confidence: float,
     headline: bool,
 ) -> Statement:
-    """One row on agents and networks, both resampled; see `inference.crossed`."""
+    """One row on agents and networks, both drawn at random; see `inference.crossed`."""
     mean, low, high, p = crossed(table, value, confidence)
     agents, networks = table["agent"].nunique(), table["network"].nunique()
     numbers = {"difference": mean, "low": low, "high": high, "unit": unit, "n": agents}

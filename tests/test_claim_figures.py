@@ -195,7 +195,7 @@ FIGURES = {
     "effective": lambda: claim_a_figures.effective(comparison()),
     "gains": lambda: claim_a_figures.gains(comparison(), "panning", 0.95),
     "ranks": lambda: claim_a_figures.ranks(*ranked()),
-    "learning": lambda: claim_b_figures.learning(returns(), 0.95),
+    "learning": lambda: claim_b_figures.learning(returns(), ["design", "tuned"], 0.95),
     "reward": lambda: claim_b_figures.reward(*judged()),
     "transfer": lambda: claim_b_figures.transfer(transfer(), TARGETS, 0.95),
     "learned_policy": lambda: claim_b_figures.learned_policy(actions()),
@@ -347,13 +347,13 @@ def test_ranks_are_drawn_from_the_best_down_with_a_bar_of_the_critical_differenc
     wins, differences = ranked()
     figure = claim_a_figures.ranks(wins, differences)
     axes = np.reshape(figure.axes, (2, 2))
-    for (above, below), (task, difference) in zip(axes.T, differences.items(), strict=True):
+    for (left, right), (task, difference) in zip(axes, differences.items(), strict=True):
         part = wins[wins["task"] == task].sort_values("mean_rank")
-        labels = [text.get_text() for text in above.get_yticklabels()]
+        labels = [text.get_text() for text in left.get_yticklabels()]
         assert labels == [LOOKS[name].label for name in part["method"]]
-        bar = above.lines[-1].get_xdata()
+        bar = left.lines[-1].get_xdata()
         assert bar[1] - bar[0] == pytest.approx(difference)
-        for ax, value in ((above, "mean_rank"), (below, "iqm")):
+        for ax, value in ((left, "mean_rank"), (right, "iqm")):
             shown = [container.lines[0].get_xdata()[0] for container in ax.containers]
             assert shown == pytest.approx(part[value].tolist())
 
@@ -361,20 +361,22 @@ def test_ranks_are_drawn_from_the_best_down_with_a_bar_of_the_critical_differenc
 # --- claim B -------------------------------------------------------------------------------------
 
 
-def test_each_agent_stands_at_its_gap_to_the_best_constant() -> None:
+@pytest.mark.parametrize("names", [["design", "tuned"], ["tuned", "design"]])
+def test_each_agent_stands_at_its_gap_to_the_best_constant(names: list[str]) -> None:
     table = returns()
-    ax = claim_b_figures.learning(table, 0.95).axes[0]
+    ax = claim_b_figures.learning(table, names, 0.95).axes[0]
     gaps = analysis.learning_gaps(table)
     gaps = gaps.groupby(["settings", "policy"], sort=False)["gap"].mean().reset_index()
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["design", "tuned"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == names
     stars = [line for line in colors(ax)[color("rlpanning")] if line.get_marker() == "*"]
-    for y, (name, line) in enumerate(zip(("design", "tuned"), stars, strict=True)):
+    for y, (name, line) in enumerate(zip(names, stars, strict=True)):
         part = gaps[(gaps["settings"] == name) & gaps["policy"].str.startswith("agent")]
         assert line.get_xdata() == pytest.approx(part["gap"].tolist())
         assert set(line.get_ydata()) == {y}
     for policy, method in (("hand-made", "panning"), ("SynFlow alone", "synflow")):
         shown = [line.get_xdata()[0] for line in colors(ax)[color(method)]]
-        assert shown == pytest.approx(gaps.loc[gaps["policy"] == policy, "gap"].tolist())
+        theirs = gaps[gaps["policy"] == policy].set_index("settings")["gap"]
+        assert shown == pytest.approx(theirs[names].tolist())
 
 
 def test_correlations_are_bars_from_the_lowest_to_the_highest() -> None:

@@ -2,7 +2,9 @@
 
 import subprocess
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tools import rebuild
 
@@ -30,18 +32,22 @@ def test_no_stage_takes_no_time() -> None:
     assert rebuild.durations([], 5.0) == []
 
 
+def commit(repository) -> None:
+    for command in (
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "results"],
+    ):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+
+
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """A repository with two committed results, in which the pipeline has just run."""
     for name in ("data/results/a.csv", "figures/b.svg"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("1\n")
-    for command in (
-        ["init", "--quiet"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "results"],
-    ):
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    commit(tmp_path)
     monkeypatch.setattr(rebuild, "ROOT", tmp_path)
     monkeypatch.setattr(rebuild, "reproduce", lambda targets: (0, [("data", 2.0), ("grid", 3.0)]))
     return tmp_path
@@ -74,6 +80,41 @@ def test_a_file_that_differs_is_named_and_fails(results, capsys, name, spoil) ->
     printed = capsys.readouterr().out
     assert name in printed
     assert "byte for byte" not in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [(0, 0), (1, 0), (rebuild.LEVELS, 0), (rebuild.LEVELS + 1, 1), (200, 1)]
+)
+def test_a_picture_passes_that_is_drawn_alike(results, capsys, change: int, code: int) -> None:
+    pixels = np.full((4, 5, 3), 40, dtype=np.uint8)
+    Image.fromarray(pixels).save(results / "figures/c.png")
+    commit(results)
+    pixels[1, 2, 0] += change
+    Image.fromarray(pixels).save(results / "figures/c.png")
+    assert rebuild.main([]) == code
+    printed = capsys.readouterr().out
+    assert ("figures/c.png" in printed) == (change > 0)
+    assert ("Drawn alike" in printed) == (0 < change <= rebuild.LEVELS)
+    if 0 < change <= rebuild.LEVELS:
+        assert "Every other" in printed and "(2 files)" in printed
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: Image.new("RGB", (5, 5), (40, 40, 40)).save(path),  # of another size
+        lambda path: path.write_bytes(path.read_bytes()[:20]),
+        lambda path: path.write_text("no picture"),
+        lambda path: path.unlink(),
+    ],
+    ids=["size", "only its head", "text", "missing"],
+)
+def test_a_picture_that_is_another_or_none_is_not_alike(results, capsys, spoil) -> None:
+    Image.new("RGB", (5, 4), (40, 40, 40)).save(results / "figures/c.png")
+    commit(results)
+    spoil(results / "figures/c.png")
+    assert rebuild.main([]) == 1
+    assert "Drawn alike" not in capsys.readouterr().out
 
 
 def test_a_failure_of_dvc_is_passed_on(results, monkeypatch, capsys) -> None:

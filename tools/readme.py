@@ -70,8 +70,8 @@ def said(statement: str, verdict: str) -> str:
         raise ValueError(f"{statement!r} is {row['verdict']} now: write the prose of README anew")
     digits = 2 if row["unit"] == "rank correlation" else 1
     value, low, high = (f"{float(row[k]):+.{digits}f}" for k in ("difference", "low", "high"))
-    # A bootstrap of five agents knows no p small enough to be corrected.
-    resampled = "agents" in row["of"]
+    # A bootstrap knows no p small enough to be corrected.
+    resampled = "policies" in row["of"]
     survives = verdict != "open" and float(row["p_holm"]) <= 0.05 and not resampled
     return f"{value} ({low} to {high}){'†' * survives}"
 
