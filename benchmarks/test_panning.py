@@ -97,8 +97,10 @@ import re, torch
 from pathlib import Path
 from benchmarks import plain
 from benchmarks.conftest import World
+from lib import process
 from lib.panning import Panning
 from lib.policies import staged_policy
+process.setup()
 torch.set_num_threads(2)
 there = World({network!r})
 if {form!r} == "plain":

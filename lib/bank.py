@@ -92,7 +92,6 @@ class ScoreBank:
         self.total = sum(w.numel() for w in self.weights.values())
         self.temperature = temperature
         self._prepare = SCORES[score]
-        self._absolute: dict[torch.dtype, dict[str, Tensor]] = {}
         self._scores: dict[int, dict[str, Tensor]] = {}
         self._observed: dict[int, tuple[float, float]] = {}
         self._channels: Channels | None = None
@@ -101,14 +100,19 @@ class ScoreBank:
 
     def synflow(self, mask: Tensor) -> Tensor:
         """SynFlow's prepared scores (N,) of the masked network."""
-        return self._prepare(metrics.synflow(self.model, mask, self.batches[0], self._absolute))
+        return self._prepare(metrics.synflow(self.model, mask, self.batches[0]))
 
     def dense(self, index: int) -> dict[str, Tensor]:
         """SNIP's and GraSP's prepared scores (N,) of the dense network on one batch."""
         if index not in self._scores:
-            batch = self.batches[index]
-            both = metrics.snip_and_grasp(self.model, None, batch, self.temperature)
-            self._scores[index] = dict(zip(METRICS[1:], map(self._prepare, both), strict=True))
+            # Room for what stays comes first, so that what the double backward takes and gives
+            # back lies in one piece, and serves the next batch.
+            a_few = torch.cat([w.detach().flatten()[:1] for w in self.weights.values()])
+            kept = self._prepare(a_few).new_empty(2, self.total)
+            both = metrics.snip_and_grasp(self.model, None, self.batches[index], self.temperature)
+            for row, scores in zip(kept, both, strict=True):
+                row.copy_(self._prepare(scores))
+            self._scores[index] = dict(zip(METRICS[1:], kept, strict=True))
         return self._scores[index]
 
     def masked(self, name: str, index: int, mask: Tensor) -> Tensor:

@@ -35,16 +35,16 @@ def normalise(scores: Tensor) -> Tensor:
 
 def standardise(scores: Tensor) -> Tensor:
     """z(s) = (s - mean(s)) / std(s), with its sign; otherwise as `normalise`."""
-    parts = [part.double() for part in scores.split(_CHUNK)]
-    mean = sum(part.sum() for part in parts) / len(scores)
-    squares = sum((deviation := part - mean).dot(deviation) for part in parts)
+    parts = scores.split(_CHUNK)  # to float64 anew in each pass: cheaper than to write it down
+    mean = sum(part.double().sum() for part in parts) / len(scores)
+    squares = sum((deviation := part.double() - mean).dot(deviation) for part in parts)
     std = (squares / max(1, len(scores) - 1)).sqrt()
     if not torch.isfinite(std):
         raise ValueError(NOT_FINITE)
     out = torch.zeros(len(scores), dtype=torch.float32, device=scores.device)
     if std > 1e-14 * mean.abs():  # the mean of equal numbers need not be that number, rounded
         for part, z in zip(parts, out.split(_CHUNK), strict=True):
-            z.copy_((part - mean).div_(std))
+            z.copy_((part.double() - mean).div_(std))
     return out
 
 
@@ -84,11 +84,11 @@ def fuse(scores: Mapping[str, Tensor], p: Mapping[str, float], form: str = "sum"
     """S = Σ pᵢ Zᵢ, or Π Zᵢ^pᵢ, the ablation; (N,) from (N,) each.
 
     Args:
-        scores: At least one metric's scores, by name.
-        p: The weight of each metric in `scores`, in [0, 1].
+        scores: Metrics' scores, by name.
+        p: The weight of each, in [0, 1]; at least one.
         form: "sum" or "product".
     """
-    parts = [(p[name], score) for name, score in scores.items()]
+    parts = [(weight, scores[name]) for name, weight in p.items()]
     if form == "sum":
         (weight, score), *rest = parts
         total = weight * score

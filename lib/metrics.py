@@ -162,12 +162,7 @@ def absolute_state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def synflow(
-    model: nn.Module,
-    mask: Tensor | None,
-    batch: Batch,
-    states: dict[torch.dtype, dict[str, Tensor]] | None = None,
-) -> Tensor:
+def synflow(model: nn.Module, mask: Tensor | None, batch: Batch) -> Tensor:
     """SynFlow, s = θ ⊙ ∂R/∂|θ| with R = Σ f(1; |θ| ⊙ m): the path norm that runs through a weight.
 
     Tanaka et al. (2020), equation 2, on the masked network: an all-ones input, eval mode, every
@@ -179,8 +174,6 @@ def synflow(
         model: The network.
         mask: (N,) or None.
         batch: Its inputs say only what shape an input has.
-        states: For callers who score one network many times: a dictionary, at first empty, in
-            which the network's absolute values are kept from call to call.
 
     Returns:
         Signed scores, (N,), float32 or float64.
@@ -188,13 +181,12 @@ def synflow(
     Raises:
         ValueError: R is not finite in float64 either.
     """
-    states = {} if states is None else states
     double = any(weight.dtype == torch.float64 for weight in prunable(model).values())
     if not double:
-        _, scores = _path_norm(model, mask, batch, states, torch.float32)
+        _, scores = _path_norm(model, mask, batch, torch.float32)
         if all(_SAFE[0] < torch.linalg.vector_norm(layer, 1) < _SAFE[1] for layer in scores):
             return flatten(scores)
-    total, scores = _path_norm(model, mask, batch, states, torch.float64)
+    total, scores = _path_norm(model, mask, batch, torch.float64)
     if not torch.isfinite(total):
         raise ValueError(
             f"model: SynFlow's path norm R is {total.item()} in float64; "
@@ -205,16 +197,10 @@ def synflow(
 
 @torch.enable_grad()
 def _path_norm(
-    model: nn.Module,
-    mask: Tensor | None,
-    batch: Batch,
-    states: dict[torch.dtype, dict[str, Tensor]],
-    dtype: torch.dtype,
+    model: nn.Module, mask: Tensor | None, batch: Batch, dtype: torch.dtype
 ) -> tuple[Tensor, list[Tensor]]:
     """R, a scalar, and SynFlow's signed scores, layer by layer, in one precision."""
-    if dtype not in states:
-        states[dtype] = absolute_state(model, dtype)
-    state, weights = states[dtype], prunable(model)
+    state, weights = absolute_state(model, dtype), prunable(model)
     leaves = _masked({name: state[name] for name in weights}, mask)
     ones = torch.ones_like(batch[0][:1], dtype=dtype)
     with mode_of(model, training=False):

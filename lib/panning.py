@@ -132,7 +132,7 @@ class Panning:
         index = self.t % len(self.bank.batches)
         weights = {name: weight for name, weight in zip(METRICS, p, strict=True) if weight}
         scores = {}
-        for name in weights:
+        for name in reversed(weights):  # SynFlow's need not wait in memory for a double backward
             if name == "synflow":
                 scores[name] = self.bank.synflow(self.mask)
             elif self.gradients == "masked":

@@ -98,10 +98,8 @@ def panning_cost(table: pd.DataFrame) -> Figure:
         part = steps[(steps["what"] == "panning iteration") & (steps["form"] == form)]
         part = part.sort_values("weights")
         axes[0].plot(part["weights"], part["steps"], color=color, marker=marker, ls="", label=label)
-    cost = part["steps"].to_numpy()
-    valleys = np.r_[False, (cost[1:-1] < cost[:-2]) & (cost[1:-1] < cost[2:]), False]
-    for row, below in zip(part.itertuples(), valleys, strict=True):  # names keep off each other
-        offset = {"textcoords": "offset points", "xytext": (0, -13 if below else 7)}
+    for turn, row in enumerate(part.itertuples()):  # above and below: names keep off each other
+        offset = {"textcoords": "offset points", "xytext": (0, -13 if turn % 2 else 7)}
         place = (row.weights, row.steps)
         axes[0].annotate(NAMES[row.network], place, fontsize=7, ha="center", **offset)
     axes[0].set_xscale("log")
