@@ -27,7 +27,7 @@ METRICS = ("synflow", "snip", "grasp")  # the order of p, everywhere
 def _masked(weights: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
     """Leaf tensors θ ⊙ m: gradients reach the removed weights too."""
     if mask is None:
-        return {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
+        return {name: w.detach().requires_grad_() for name, w in weights.items()}
     masks = unflatten(mask, weights)
     return {name: (w.detach() * masks[name]).requires_grad_() for name, w in weights.items()}
 

@@ -35,7 +35,7 @@ def _keep_memory() -> None:
     page, each filled with zeros. With another C library than GNU's there is nothing to set.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(-4, 0)  # M_MMAP_MAX: no block, however large, gets a mapping of its own
+        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its maximum
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
