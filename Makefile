@@ -26,7 +26,7 @@ unlock:  ## Take away a lock that a killed DVC left half written (all and full d
 test: .venv/.installed  ## Run the tests
 	python -m pytest
 
-bench: .venv/.installed  ## Measure speed anew on a quiet machine (some fifty minutes), then draw it
+bench: .venv/.installed  ## Measure speed anew on a quiet machine (twenty to fifty minutes), then draw it
 	mkdir -p .cache
 	python -m lib.datasets
 	python -m pytest benchmarks --benchmark-json=.cache/benchmarks.json

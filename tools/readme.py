@@ -71,7 +71,7 @@ def said(statement: str, verdict: str) -> str:
     digits = 2 if row["unit"] == "rank correlation" else 1
     value, low, high = (f"{float(row[k]):+.{digits}f}" for k in ("difference", "low", "high"))
     # A bootstrap knows no p small enough to be corrected.
-    resampled = "policies" in row["of"]
+    resampled = row["of"].startswith(("agents", "policies"))
     survives = verdict != "open" and float(row["p_holm"]) <= 0.05 and not resampled
     return f"{value} ({low} to {high}){'†' * survives}"
 
