@@ -34,6 +34,7 @@ bench: .venv/.installed  ## Measure speed anew on a quiet machine (twenty to fif
 	dvc repro speed
 
 lab: .venv/.installed  ## Open the notebooks in JupyterLab
+	python -m lib.datasets
 	jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 report: .venv/.installed  ## Put the notebooks as they ran into one file, executed/report.html
