@@ -52,6 +52,33 @@ class Extremes:
         )
 
 
+def _checked(pair: object, index: int, device: torch.device) -> Batch:
+    """One scoring batch on the device, in float32 or more, or a ValueError that names it."""
+    if not isinstance(pair, tuple | list) or [isinstance(x, Tensor) for x in pair] != [True, True]:
+        raise ValueError(
+            "batches must be a list of (inputs, targets) pairs of tensors, as lib.scoring_batches "
+            f"makes them; the entry {index} is of type {type(pair).__name__}"
+        )
+    inputs, targets = pair
+    if not inputs.is_floating_point():
+        raise ValueError(
+            f"batches: the inputs of batch {index} are {inputs.dtype}; the metrics need floating "
+            "point: scale images as torchvision's ToTensor does"
+        )
+    if len(inputs) != len(targets):
+        raise ValueError(
+            f"batches: batch {index} has {len(inputs)} inputs and {len(targets)} targets"
+        )
+    if targets.is_floating_point() and targets.ndim < 2:
+        raise ValueError(
+            f"batches: the targets of batch {index} are {targets.dtype}; they must be whole "
+            "numbers, the classes, or probabilities of shape (n, C)"
+        )
+    dtype = torch.float32 if inputs.dtype in HALF else inputs.dtype
+    classes = targets if targets.is_floating_point() else targets.long()
+    return inputs.to(device, dtype), classes.to(device)
+
+
 class ScoreBank:
     """A private copy of the network, its scoring batches, and what they say of the dense network.
 
@@ -79,10 +106,7 @@ class ScoreBank:
             self.model.float()
         self.weights = prunable(self.model)
         device = next(iter(self.weights.values())).device
-        self.batches = [
-            (x.to(device, torch.float32 if x.dtype in HALF else x.dtype), y.to(device))
-            for x, y in batches
-        ]
+        self.batches = [_checked(pair, index, device) for index, pair in enumerate(batches)]
         sizes = [len(y) for _, y in self.batches]
         if not sizes or not all(sizes):
             raise ValueError(

@@ -5,6 +5,7 @@ dictionary {parameter name: boolean tensor of the weight's shape}.
 """
 
 from collections.abc import Mapping
+from numbers import Real
 
 import numpy as np
 import torch
@@ -23,9 +24,9 @@ def kept_count(total: int, sparsity: float) -> int:
     Raises:
         ValueError: The sparsity is outside [0, 1).
     """
-    if not 0 <= sparsity < 1:
+    if not isinstance(sparsity, Real) or not 0 <= sparsity < 1:
         raise ValueError(
-            f"sparsity must be in [0, 1), the fraction of weights removed; got {sparsity}"
+            f"sparsity must be in [0, 1), the fraction of weights removed; got {sparsity!r}"
         )
     return max(1, int(total * (1 - sparsity) + 1e-6))
 

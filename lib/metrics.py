@@ -13,12 +13,11 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .models import flatten, prunable, unflatten
-from .modes import memory_format, mode_of
+from .modes import logits_of, memory_format, mode_of
 
 Batch = tuple[Tensor, Tensor]
 METRICS = ("synflow", "snip", "grasp")  # the order of p, everywhere
@@ -30,6 +29,21 @@ def _masked(weights: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Ten
         return {name: w.detach().requires_grad_() for name, w in weights.items()}
     masks = unflatten(mask, weights)
     return {name: (w.detach() * masks[name]).requires_grad_() for name, w in weights.items()}
+
+
+def _check_targets(targets: Tensor, logits: Tensor) -> None:
+    """Raise a ValueError where a class has no logit; a GPU would only say that it was halted."""
+    if logits.ndim < 2:
+        raise ValueError(f"model returns {tuple(logits.shape)}; give it one logit a class, (n, C)")
+    if targets.is_floating_point():  # probabilities
+        return
+    classes, ignored = logits.shape[1], -100  # PyTorch's mark of a target that does not count
+    wrong = targets[(targets >= classes) | ((targets < 0) & (targets != ignored))]
+    if len(wrong):
+        raise ValueError(
+            f"batches: a target is {wrong[0].item()}, and the model has the classes "
+            f"0 to {classes - 1}; number the classes from 0, or give the model more outputs"
+        )
 
 
 @torch.enable_grad()  # a caller may sit inside torch.no_grad()
@@ -55,7 +69,8 @@ def loss_at(
         create_graph: Whether the gradient is to be differentiated again.
 
     Raises:
-        ValueError: L is not finite, or the model returns something else than logits.
+        ValueError: L is not finite, the model returns something else than logits, or a target is
+            none of its classes.
     """
     inputs, targets = batch
     layout = memory_format(model, weights, twice=create_graph)
@@ -67,12 +82,8 @@ def loss_at(
     # Attention has a second derivative in its plain form alone.
     plain = sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext()
     with mode_of(model, training=True), plain:
-        logits = functional_call(model, state, (images,))
-        if not isinstance(logits, Tensor):
-            raise ValueError(
-                f"model returns {type(logits).__name__} in train mode; "
-                "give it a forward that returns the logits alone"
-            )
+        logits = logits_of(model, state, images)
+        _check_targets(targets, logits)
         loss = functional.cross_entropy(logits / temperature, targets)
     if not torch.isfinite(loss):
         name, what = "model", "weights"
@@ -204,7 +215,7 @@ def _path_norm(
     leaves = _masked({name: state[name] for name in weights}, mask)
     ones = torch.ones_like(batch[0][:1], dtype=dtype)
     with mode_of(model, training=False):
-        total = functional_call(model, {**state, **leaves}, (ones,)).sum()
+        total = logits_of(model, {**state, **leaves}, ones).sum()
     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
     theta = (weight.detach() for weight in weights.values())
     return total.detach(), [g.mul_(w) for g, w in zip(gradients, theta, strict=True)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -54,6 +55,21 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, mode in before:
             module.training = mode
+
+
+def logits_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """The output of the network with the tensors of `state` in place of its own.
+
+    Raises:
+        ValueError: The output is not a tensor.
+    """
+    logits = functional_call(model, dict(state), (inputs,))
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"model returns {type(logits).__name__} in {'train' if model.training else 'eval'} "
+            "mode; give it a forward that returns the logits alone"
+        )
+    return logits
 
 
 def memory_format(

@@ -7,6 +7,7 @@ agent.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -42,6 +43,8 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 def targets(sparsity: float, steps: int, schedule: str = "exponential") -> list[float]:
     """The target sparsity ρ_t of each iteration t = 1..T; the last one is `sparsity` itself."""
     kept_count(1, sparsity)  # says what is wrong with a sparsity outside [0, 1)
+    if not isinstance(steps, Integral):
+        raise ValueError(f"steps must be a whole number of iterations, got {steps!r}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if schedule not in SCHEDULES:

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from .models import flatten, prunable, unflatten
-from .modes import mode_of
+from .modes import logits_of, mode_of
 
 
 class _Or(torch.autograd.Function):
@@ -150,7 +149,7 @@ def effective_mask(model: nn.Module, mask: Tensor, example_input: Tensor) -> Ten
         example_input[:1], dtype=torch.float32, device=mask.device, requires_grad=True
     )
     with mode_of(model, training=False), _Reachability():
-        reached = functional_call(model, {**state, **leaves}, (ones,))
+        reached = logits_of(model, {**state, **leaves}, ones)
     gradients = torch.autograd.grad(
         _Or.apply(reached).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
     )

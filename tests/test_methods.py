@@ -364,6 +364,17 @@ def emptied(batches: list) -> list:
     return [*batches, (batches[0][0][:0], batches[0][1][:0])]
 
 
+class Wrapped(nn.Module):
+    """A network that returns something else than logits."""
+
+    def __init__(self, model: nn.Module, make: Callable) -> None:
+        super().__init__()
+        self.model, self.make = model, make
+
+    def forward(self, x: Tensor) -> object:
+        return self.make(self.model(x))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -381,6 +392,26 @@ def emptied(batches: list) -> list:
         (lambda m, b: {"batches": []}, r"batches must hold .*got pairs of \[\] samples"),
         (lambda m, b: {"batches": emptied(b)}, r"batches must .*pairs of \[6, 6, 6, 0\] samples"),
         (lambda m, b: {"batches": blind(b)}, "batch: the scoring loss is nan.*from the images"),
+        (lambda m, b: {"batches": b[0]}, "batches must be a list of .*entry 0 is of type Tensor"),
+        (lambda m, b: {"batches": [b[0], None]}, "entry 1 is of type NoneType"),
+        (
+            lambda m, b: {"batches": [(b[0][0].byte(), b[0][1])]},
+            "inputs of batch 0 are torch.uint8",
+        ),
+        (lambda m, b: {"batches": [(b[0][0], b[0][1][1:])]}, "batch 0 has 6 inputs and 5 targets"),
+        (lambda m, b: {"batches": [(b[0][0], b[0][1].float())]}, "targets of .* are torch.float32"),
+        (
+            lambda m, b: {"batches": [(b[0][0], b[0][1] + 99)]},
+            "a target is 99, .* the classes 0 to",
+        ),
+        (lambda m, b: {"batches": [(b[0][0], b[0][1] - 1)]}, "a target is -1, .* the classes 0 to"),
+        (lambda m, b: {"sparsity": "0.9"}, r"sparsity must be in \[0, 1\).*got '0.9'"),
+        (lambda m, b: {"steps": 2.5}, "steps must be a whole number of iterations, got 2.5"),
+        (
+            lambda m, b: {"model": Wrapped(m, lambda y: {"y": y})},
+            "model returns dict in eval mode; give it",
+        ),
+        (lambda m, b: {"model": Wrapped(m, torch.sum)}, r"model returns \(\); give it one logit"),
         (lambda m, b: {"model": nn.Flatten()}, "model has nothing to prune"),
         (lambda m, b: {"model": shared(m)}, "model: layer '3' shares its weight"),
         (lambda m, b: {"model": pruned(m)}, "model: layer '3' is pruned already"),
