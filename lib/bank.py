@@ -98,6 +98,10 @@ class ScoreBank:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
         if isinstance(leave_out, str):
             raise ValueError(f"leave_out must be a list of names, got the text {leave_out!r}")
+        if not isinstance(batches, Iterable):
+            raise ValueError(
+                f"batches must be a list of (inputs, targets) pairs, got {type(batches).__name__}"
+            )
         # Says what is wrong with a model that cannot be copied: a pruned one.
         half = {w.dtype for w in prunable(model, leave_out).values()} & HALF
         self.model = copy.deepcopy(model)

@@ -72,8 +72,13 @@ def compact(model: nn.Module, example_input: Tensor) -> nn.Module:
 
     Raises:
         ValueError: A channel is dead that a normalisation over several channels looks at; or the
-            network's forward depends on the number of channels.
+            network's forward depends on the number of channels; or `example_input` is no tensor.
     """
+    if not isinstance(example_input, Tensor):
+        raise ValueError(
+            "example_input must be a batch of inputs, one tensor; "
+            f"got {type(example_input).__name__}"
+        )
     # Pruning leaves computed tensors in the layers, which cannot be deep-copied: it gets copies.
     computed = (t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor))
     plain = copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})

@@ -121,8 +121,14 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         The same model.
 
     Raises:
-        ValueError: A mask belongs to no prunable weight, or has another shape.
+        ValueError: A mask belongs to no prunable weight, has another shape, or holds something
+            else than 0 and 1.
     """
+    if not isinstance(masks, Mapping):
+        raise ValueError(
+            "masks must be {parameter name: mask}, as a result's .masks and .effective are; "
+            f"got {type(masks).__name__}"
+        )
     weights = prunable(model)
     for name, mask in masks.items():
         if name not in weights:
@@ -132,6 +138,8 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
                 f"masks: {name!r} must have shape {tuple(weights[name].shape)}, "
                 f"got {tuple(mask.shape)}"
             )
+        if not torch.equal(mask, mask.bool().to(mask.dtype)):
+            raise ValueError(f"masks: {name!r} must hold 0 (removed) and 1 (kept) alone")
     for name, mask in masks.items():
         owner, _, attribute = name.rpartition(".")
         layer = model.get_submodule(owner)

@@ -128,6 +128,10 @@ def pan(
     chosen = METHODS[method]
     if policy is not None and chosen.p is not None:
         raise ValueError(f"policy: {method!r} has a fixed p; use method='panning' with a policy")
+    if policy is not None and not callable(policy):
+        raise ValueError(
+            f"policy must be callable, state -> p, see lib.load_policy; got {policy!r}"
+        )
     if policy is None and method == "rlpanning":
         raise ValueError("policy: 'rlpanning' needs a trained agent, see lib.load_policy")
     if policy is None:

@@ -201,6 +201,8 @@ def prunable(model: nn.Module, leave_out: Iterable[str] = ()) -> dict[str, nn.Pa
         ValueError: There is nothing to prune; a layer cannot be, since it is pruned already, shares
             its weight, computes it or has none yet; or `leave_out` names what is not there.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     leave_out = (*leave_out, *getattr(model, "left_out", ()))
     modules = dict(model.named_modules())
     if unknown := set(leave_out) - (set(modules) - {""}):

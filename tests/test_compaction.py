@@ -394,6 +394,12 @@ def test_grouped_convolutions_and_computed_weights_keep_their_channels():
     assert small[1].groups == 4
 
 
+def test_an_example_that_is_no_tensor_is_refused():
+    pair = (torch.randn(2, 4), torch.arange(2))
+    with pytest.raises(ValueError, match="example_input must be .* one tensor; got tuple"):
+        compact(nn.Linear(4, 2), pair)
+
+
 def test_a_forward_that_depends_on_the_number_of_channels_is_refused():
     model = lively(Chain(lambda x: x.flatten(1) / math.sqrt(x.shape[1])))
     with pytest.raises(ValueError, match="depends on the number of channels"):

@@ -171,6 +171,7 @@ def test_applied_masks_are_pytorchs_own(network, batches, some_mask) -> None:
     [
         ({"9.weight": torch.ones(6, 8)}, "'9.weight' is no prunable weight"),
         ({"3.bias": torch.ones(6)}, "'3.bias' is no prunable weight"),
+        ({"3.weight": torch.full((6, 8), 0.5)}, "'3.weight' must hold 0 .* and 1 .* alone"),
         ({"3.weight": torch.ones(8, 6)}, r"'3.weight' must have shape \(6, 8\), got \(8, 6\)"),
     ],
 )
@@ -178,6 +179,11 @@ def test_a_mask_that_does_not_fit_is_refused_before_any_is_applied(mlp, wrong, m
     with pytest.raises(ValueError, match=message):
         masks.apply_masks(mlp, {"1.weight": torch.ones(8, 36), **wrong})
     assert not prune.is_pruned(mlp)
+
+
+def test_masks_without_names_are_refused(mlp) -> None:
+    with pytest.raises(ValueError, match="masks must be {parameter name: mask}, .*; got list"):
+        masks.apply_masks(mlp, [torch.ones(6, 8)])
 
 
 def test_a_network_is_not_pruned_twice(mlp) -> None:
