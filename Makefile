@@ -13,7 +13,7 @@ all: .venv/.installed unlock  ## Rebuild the figures and tables that are out of 
 rebuild: .venv/.installed  ## Rebuild everything from nothing and compare it with what is committed
 	python tools/rebuild.py
 
-full: .venv/.installed unlock  ## Bring the full study up to date (by estimate one to two hours from nothing)
+full: .venv/.installed unlock  ## Bring the full study up to date (two hours on two cores from nothing)
 	dvc repro profiles/full/dvc.yaml
 
 rebuild-full: .venv/.installed  ## Rebuild the full study from nothing and compare it with what is committed
