@@ -186,10 +186,10 @@ def summary() -> str:
         f"{panning(fused, 'contradicted', 'ResNet-20')} on ResNet-20, and is open on LeNet-5 "
         f"({panning(fused, 'open', 'LeNet-5')}); it gains SNIP on the masked network "
         f"{force} (FORCE against iterative SNIP). One step alone leaves dead networks at 99.8 %; "
-        f"three do as well as a hundred ({few['0.998']} and {many['0.998']} %), and at 98 % the "
+        f"three do no worse than a hundred ({few['0.998']} and {many['0.998']} %), and at 98 % the "
         "number of steps does not matter. The choice of weights counts beyond the densities of the "
-        f"layers: up to 99 % {near}, above that {far}, where networks with their masks shuffled "
-        "die. It seems to rest little on values and classes: no difference is seen to weights "
+        f"layers: up to 99 % {near}, above that {far}, where those with shuffled masks hardly "
+        "learn. It seems to rest little on values and classes: no difference is seen to weights "
         f"drawn anew ({itself('with its weights drawn anew', 'open')}), or scored on shuffled "
         f"classes ({itself('scored on shuffled classes', 'open')}); shuffled pixels cost "
         f"{itself('scored on shuffled pixels', 'holds')}.",
