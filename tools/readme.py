@@ -182,7 +182,7 @@ def summary() -> str:
         "networks die or never leave their plateau, accuracies are bimodal, and means and "
         "*t*-intervals are poor summaries of them.",
         "* **A, strong at every compression ratio, most where the network underfits: the first "
-        "is shown against no rival, the second against SNIP and GraSP, and reversed against "
+        "is shown against none here, the second against SNIP and GraSP, and reversed against "
         "SynFlow, FORCE and iterative SNIP on LeNet-300-100, against SynFlow on ResNet-20.** On "
         "LeNet-300-100 up to 99 % sparsity little parts the methods: Panning is within "
         f"{closest()} points of SNIP, GraSP, SynFlow, iterative SNIP and FORCE. At 99.9 and 99.95 "
