@@ -238,7 +238,7 @@ def summary() -> str:
         "Agents that learned from such a trial are not shown to make better networks "
         f"({said(better, 'open')}, three agents against five).",
         "* **C, force transfer: the return of weights goes with a loss in Panning, a gain in "
-        f"SNIP, above 99 %.** Panning with it against without: {panning(fused, 'contradicted')} "
+        f"SNIP.** Panning with it against without: {panning(fused, 'contradicted')} "
         f"on LeNet-300-100, {panning(fused, 'contradicted', 'ResNet-20')} on ResNet-20 (most of "
         f"it at 98 %), {panning(fused, 'open', 'LeNet-5')} on LeNet-5; FORCE against iterative "
         f"SNIP, which score by the gradients of the masked network: {force}, though below it at "
