@@ -12,9 +12,10 @@ from .statements import Statement, crossed_statement
 
 HEADLINE_TRANSFERS = {("return", "best constant"), ("accuracy", "hand-made")}
 AXES = {
+    "none": "with nothing changed",
     "images": "with fewer images",
     "scale": "on other widths",
-    "network": "on other architectures",
+    "network": "on {}",  # each network is a change of its own: a mean over two says little
     "data": "on another data set",
 }
 
@@ -98,22 +99,25 @@ def claim_b(gaps: pd.DataFrame, axis_of: Mapping[str, str], confidence: float) -
     claim = "B: withstands changes"
     # A seed is one initialisation on all targets of an axis: its luck there is shared, not drawn
     # anew. So that the unit is the seed, over whose targets the gaps are averaged.
-    gaps = gaps.assign(axis=gaps["target"].map(axis_of), network=gaps["seed"])
+    where_of = {target: AXES[axis].format(target) for target, axis in axis_of.items()}
+    gaps = gaps.assign(where=gaps["target"].map(where_of), network=gaps["seed"])
     own, rows = gaps[gaps["kind"] == "agent"], []
-    for axis, words in AXES.items():
-        for value, unit in (("return", "reward"), ("accuracy", "points")):
+    measured = {"return": ("earn more", "reward"), "accuracy": ("make better networks", "points")}
+    for where in dict.fromkeys(where_of.values()):
+        for value, (verb, unit) in measured.items():
             for opponent in ("hand-made", "best constant", "SynFlow alone", "random"):
-                part = own[(own["axis"] == axis) & (own["opponent"] == opponent)]
+                part = own[(own["where"] == where) & (own["opponent"] == opponent)]
                 if part.empty:
                     continue
-                verb = "earn more than" if value == "return" else "make better networks than"
-                text = f"the unchanged agents {verb} {opponent} {words}"
+                text = f"the unchanged agents {verb} than {opponent} {where}"
                 headline = (value, opponent) in HEADLINE_TRANSFERS
                 rows.append(crossed_statement(claim, text, part, value, unit, confidence, headline))
     natives = own[own["opponent"] == "native agent"]
-    for target, part in natives.groupby("target", sort=False):
-        text = f"the unchanged agents make better networks than one trained there ({target})"
-        rows.append(crossed_statement(claim, text, part, "accuracy", "points", confidence, True))
+    for target in (name for name in axis_of if name in set(natives["target"])):
+        part = natives[natives["target"] == target]
+        for value, (verb, unit) in measured.items():
+            text = f"the unchanged agents {verb} than one trained there ({target})"
+            rows.append(crossed_statement(claim, text, part, value, unit, confidence, True))
     # The same opponent under both kinds of agents: what is left is the kinds' difference, here on
     # these networks, which both kinds pruned.
     mean = gaps[gaps["opponent"] == "hand-made"].groupby(["kind", "agent"])["accuracy"].mean()

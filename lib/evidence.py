@@ -100,16 +100,18 @@ def claim_c(tables: Tables, confidence: float) -> list[Statement]:
             claim = "C: the return of removed weights helps"
             rows.append(paired_statement(claim, text, gap, *of, True))
     choices = tables["choices"]
-    for setting, claim in {
-        "T = 1": "C: the gradual process helps",
-        "T = 3": "C: the gradual process helps",
-        "linear": "C: the gradual process helps",
-        "masked": "C: the dense network's gradients help",
-    }.items():
-        if setting in set(choices["setting"]):
-            gap = paired_gap(choices, "setting", "Panning", setting)
-            text = f"Panning is above itself {WITHOUT[setting]}"
-            rows.append(paired_statement(claim, text, gap, *of, setting != "linear"))
+    for setting in ("T = 1", "T = 3", "linear"):
+        # One by one: a network that one step alone kills would decide a mean over sparsities.
+        for rho, part in choices.groupby("sparsity"):
+            if setting in set(part["setting"]):
+                gap = paired_gap(part, "setting", "Panning", setting)
+                text = f"Panning is above itself {WITHOUT[setting]} at {percent(rho)}"
+                row = ("C: the gradual process helps", text, gap, *of, setting != "linear")
+                rows.append(paired_statement(*row))
+    if "masked" in set(choices["setting"]):
+        gap = paired_gap(choices, "setting", "Panning", "masked")
+        text = f"Panning is above itself {WITHOUT['masked']}"
+        rows.append(paired_statement("C: the dense network's gradients help", text, gap, *of, True))
     own = tables["checks"][tables["checks"]["method"] == "panning"]
     for check in ("reinitialised", "inverted", "pixels", "labels"):
         text = f"Panning is above itself {WITHOUT[check]}"
