@@ -269,7 +269,8 @@ def sections() -> Mapping[str, Iterable[str]]:
             "so that no accuracy stands beside their times, except for LeNet-5's in README. It is "
             "the time of so many steps, not the time to a given accuracy.",
             f"A step of the cut network is {speedups(90)} times as fast as the dense one at 90 % "
-            f"sparsity, {speedups(98)} at 98 %, {speedups(99)} at 99 % and {speedups(99.9)} at 99.9 %.",
+            f"sparsity, {speedups(98)} at 98 %, {speedups(99)} at 99 % and {speedups(99.9)} at "
+            "99.9 %.",
             "Panning's hundred iterations cost so much that they are won back, in epochs of 4,000 "
             f"images, after {won_back('lenet5', 0, 95)} on LeNet-5 up to 95 %, where the study "
             f"trains 15; after {won_back('lenet5', 98, 98)} at 98 %; after "
