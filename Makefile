@@ -50,7 +50,8 @@ lock: .venv/.installed  ## Write requirements.txt anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --extra test \
 		--custom-compile-command 'make lock' --output-file requirements.txt pyproject.toml
 
-clean:  ## Remove executed notebooks, their report and kept cells (executed/ and .cache/)
+clean:  ## Remove executed notebooks, their report, kept cells, and what a kill left half written
+	find data figures -name '.*.partial' -delete
 	rm -rf executed/*.ipynb executed/report.html .cache
 
 help:  ## Show this list

@@ -3,6 +3,7 @@
 import configparser
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from importlib import metadata
@@ -121,6 +122,22 @@ def test_each_target_has_a_recipe(target: str) -> None:
 )
 def test_the_last_command_is_the_one_promised(arguments: list[str], command: str) -> None:
     assert make("--dry-run", *arguments).stdout.splitlines()[-1] == command
+
+
+def test_clean_leaves_results_and_takes_away_what_a_kill_left(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    stays = tmp_path / "data/results/a.csv", tmp_path / "figures/b.svg", tmp_path / "executed/.keep"
+    goes = (
+        tmp_path / "figures/.b.svg.17.partial",
+        tmp_path / ".cache/c",
+        tmp_path / "executed/d.ipynb",
+    )
+    for path in (*stays, *goes):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True)
+    assert all(path.exists() for path in stays)
+    assert not any(path.exists() for path in goes)
 
 
 def test_continuous_integration_runs_the_tests() -> None:
