@@ -19,9 +19,8 @@ full: .venv/.installed unlock  ## Bring the full study up to date (two hours on 
 rebuild-full: .venv/.installed  ## Rebuild the full study from nothing and compare it with what is committed
 	python tools/rebuild.py profiles/full/dvc.yaml
 
-# DVC writes its lock in place: killed in that moment it leaves half a file, and starts no more.
-unlock:  ## Take away a lock that a killed DVC left half written (all and full do it)
-	@test ! -e .dvc/tmp/rwlock || python3 -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || rm .dvc/tmp/rwlock
+unlock:  ## Mend what a killed DVC left half written and starts no more with (all and full do it)
+	@python tools/unlock.py
 
 test: .venv/.installed  ## Run the tests
 	python -m pytest

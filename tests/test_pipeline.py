@@ -191,13 +191,20 @@ def test_killed_at_random_moments_the_next_repro_ends_with_the_same_bytes(clone,
     assert differences(results(clone), before) == []
 
 
-def test_make_takes_away_a_lock_that_dvc_was_killed_in_writing(clone):
-    lock = clone / ".dvc" / "tmp" / "rwlock"
-    for content, stays in (("", False), ('{"dvc.yaml": {"wri', False), ("{}", True)):
-        lock.write_text(content)
+def test_make_mends_the_files_that_dvc_was_killed_in_writing(clone):
+    lock = clone / "dvc.lock"
+    whole = lock.read_text()
+    halves = {
+        clone / ".dvc" / "tmp" / "rwlock": '{"dvc.yaml": {"wri',
+        lock: whole[: whole.rindex("path:") + len("path:")],
+    }
+    for path, half in halves.items():
+        path.write_text(half)
+        with pytest.raises(AssertionError):
+            dvc(clone, "status", "dvc.yaml")
         subprocess.run(["make", "unlock"], cwd=clone, check=True)
-        assert lock.exists() == stays
-    dvc(clone, "status")
+        dvc(clone, "status", "dvc.yaml")
+    lock.write_text(whole)
 
 
 def test_on_a_full_disk_a_stage_fails_and_leaves_no_half_result(clone):
