@@ -96,14 +96,14 @@ def summary() -> str:
     nowhere("the unchanged agents make better networks")
     first = (
         "**In short**, from the full study: three small networks, 4,000 images of MNIST, one "
-        "learning rate, two to five seeds. Differences are in points of test accuracy with 95 % "
-        "intervals; † survives a correction for the number of statements of its claim. The whole, "
+        "learning rate, three to five seeds (one where the reward is judged). Differences are "
+        "in points of test accuracy with 95 % intervals; † survives a correction for the number of statements of its claim. The whole, "
         "with what speaks against it: [`docs/findings.md`](docs/findings.md)."
     )
     points = [
         "**A. Panning is strong at every compression ratio, most where the network underfits: the "
-        "first is not shown; the second against SNIP and GraSP only, and reversed against SynFlow, "
-        "iterative SNIP and FORCE.** On LeNet-300-100 it is within "
+        "first is not shown; the second, on LeNet-300-100, against SNIP and GraSP only, and "
+        "reversed against SynFlow, iterative SNIP and FORCE.** On LeNet-300-100 it is within "
         f"{closest()} points of all five up to 99 % sparsity. FORCE is ahead at 99.5, 99.8 and "
         f"99.9 % ({panning('FORCE', 'contradicted')} for Panning in the mean over nine "
         "sparsities); at 99.9 and 99.95 %, where little is learned, SNIP and GraSP fall behind "
@@ -308,8 +308,8 @@ def sections() -> Mapping[str, Iterable[str]]:
         ],
         "What limits all of this": [
             "Three small networks, 4,000 images of MNIST, 1,000 test images, one learning rate, "
-            "two to five seeds. The intervals speak of other initialisations and, for B, other "
-            "agents; not of other test images.",
+            "three to five seeds (one where the reward is judged). The intervals speak of "
+            "other initialisations and, for B, other agents; not of other test images.",
             "Where networks die or never leave their plateau, accuracies are bimodal, and means "
             "and *t*-intervals are poor summaries of them.",
             "A difference marked † survives Holm's correction for the number of statements of the "
