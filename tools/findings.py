@@ -96,9 +96,10 @@ def summary() -> str:
     nowhere("the unchanged agents make better networks")
     first = (
         "**In short**, from the full study: three small networks, 4,000 images of MNIST, one "
-        "learning rate, three to five seeds (one where the reward is judged). Differences are "
-        "in points of test accuracy with 95 % intervals; † survives a correction for the number of statements of its claim. The whole, "
-        "with what speaks against it: [`docs/findings.md`](docs/findings.md)."
+        "learning rate, three to five seeds (one where the reward is judged). Differences are in "
+        "points of test accuracy with 95 % intervals; † survives a correction for the number of "
+        "statements of its claim. The whole, with what speaks against it: "
+        "[`docs/findings.md`](docs/findings.md)."
     )
     points = [
         "**A. Panning is strong at every compression ratio, most where the network underfits: the "
