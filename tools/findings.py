@@ -127,7 +127,8 @@ def summary() -> str:
         f"{earn('best constant', NOTHING, 'open')} with nothing changed. Against SynFlow alone all "
         "rewards are open. Against random actions they are higher except on LeNet-5. That the "
         "agents make better *networks* than any of these, or the hand-made table, is shown "
-        "nowhere.",
+        "nowhere; SynFlow alone makes better ones with nothing changed "
+        f"({make('SynFlow alone', NOTHING, 'contradicted')} for the agents).",
         "**Does the reward say what one wants?** On one network, at 98 % sparsity, it ranks masks "
         "the wrong way round (rank correlation with accuracy "
         f"{rank('return', '98', 'contradicted')}), at "
