@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-# AVX2 is a choice that x86-64 processors alone have: elsewhere `lib` sets nothing, so that there is
-# nothing to test.
+# Elsewhere `lib` sets nothing, which is tested on every machine.
 x86 = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"),
-    reason="lib pins vectors on x86-64 alone, where processors differ in them",
+    reason="asks PyTorch for AVX2, instructions that x86-64 processors alone have",
 )
+SETTINGS = {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"}
 LOOK = "import torch; print(torch.backends.cpu.get_cpu_capability())"
 # Convolutions, a batch normalisation, exponentials; forwards and backwards.
 TRAIN = """
@@ -48,6 +48,12 @@ def run(code: str, **environment: str) -> str:
 @pytest.mark.parametrize("imports", ["import lib;", "import numpy, torch, lib;"])
 def test_vectors_are_avx2_whatever_was_imported_first(imports: str) -> None:
     assert run(imports + LOOK) == "AVX2"
+
+
+@pytest.mark.parametrize(("machine", "names"), [("x86_64", SETTINGS), ("aarch64", set())])
+def test_instructions_are_set_on_x86_64_alone(machine: str, names: set[str]) -> None:
+    there = f"import os, platform; platform.machine = lambda: {machine!r}; import lib;"
+    assert set(run(there + "print(*os.environ)").split()) & SETTINGS == names
 
 
 @x86
