@@ -2,7 +2,7 @@
 # minutes). Inside a conda environment (environment.yml) call the commands themselves: `dvc repro`.
 
 .DEFAULT_GOAL := all
-.PHONY: all rebuild full rebuild-full unlock test bench lab report lint lock clean help
+.PHONY: all rebuild full rebuild-full readme pipeline unlock test test-all bench lab lint lock clean help
 
 # Every command below, and every stage that DVC starts, finds the environment's programs first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -10,34 +10,50 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 all: .venv/.installed unlock  ## Rebuild the figures and tables that are out of date (the default)
 	dvc repro
 
-rebuild: .venv/.installed  ## Rebuild everything from nothing and compare it with what is committed
+rebuild: .venv/.installed unlock  ## Rebuild everything from nothing and compare it with what is committed
 	python tools/rebuild.py
 
-full: .venv/.installed unlock  ## Bring the full study up to date (two hours on two cores from nothing)
+full: .venv/.installed unlock  ## Bring the full study up to date (hours)
+	python -m lib.study.fetch profiles/full.yaml
 	dvc repro profiles/full/dvc.yaml
 
-rebuild-full: .venv/.installed  ## Rebuild the full study from nothing and compare it with what is committed
+rebuild-full: .venv/.installed unlock  ## Rebuild the full study from nothing and compare it
+	python -m lib.study.fetch profiles/full.yaml
 	python tools/rebuild.py profiles/full/dvc.yaml
 
-unlock:  ## Mend what a killed DVC left half written and starts no more with (all and full do it)
-	@python tools/unlock.py
+readme: .venv/.installed  ## Write README's table and docs/results.md anew from the tables
+	python -m tools.readme
 
-test: .venv/.installed  ## Run the tests
-	python -m pytest
+pipeline: .venv/.installed  ## Write profiles/full/dvc.yaml anew from dvc.yaml
+	python tools/pipeline.py
+
+# A killed DVC may leave half a file with which the next one would not start: its list of readers,
+# which is taken away, or a dvc.lock, which comes back from git, or else is taken away, too.
+is_a_lock = python -c 'import sys; from dvc.schema import COMPILED_LOCKFILE_SCHEMA as form; \
+	from dvc.utils.strictyaml import load; load(sys.argv[1], form)'
+unlock:  ## Mend what a killed DVC left half written (all, full and the rebuilds do it)
+	@f=.dvc/tmp/rwlock; [ ! -e $$f ] || python -m json.tool $$f >/dev/null 2>&1 || rm -v $$f
+	@for f in $(wildcard dvc.lock profiles/*/dvc.lock); do $(is_a_lock) $$f >/dev/null 2>&1 || \
+		{ echo "$$f was half written"; git checkout -q HEAD -- $$f 2>/dev/null || rm -v $$f; }; done
+
+# Two workers of one thread each. Tests of one xdist_group share a worker, and what they set up.
+workers = OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup -p no:benchmark
+test: .venv/.installed  ## Run the tests that take no more than some minutes in all
+	PANNING_CASES=150 $(workers) -m 'not slow'
+
+test-all: .venv/.installed  ## Run every test, as continuous integration does
+	$(workers)
 
 bench: .venv/.installed  ## Measure speed anew on a quiet machine (twenty to fifty minutes), then draw it
 	mkdir -p .cache
-	python -m lib.datasets
+	python -m lib.study.fetch params.yaml
 	python -m pytest benchmarks --benchmark-json=.cache/benchmarks.json
 	python -m benchmarks.report .cache/benchmarks.json
 	dvc repro speed
 
 lab: .venv/.installed  ## Open the notebooks in JupyterLab
-	python -m lib.datasets
+	python -m lib.study.fetch params.yaml
 	jupyter lab --LabApp.default_url=/lab/tree/notebooks
-
-report: .venv/.installed  ## Put the notebooks as they ran into one file, executed/report.html
-	python tools/report.py
 
 lint: .venv/.installed  ## Check format and style
 	ruff format --check
@@ -49,9 +65,9 @@ lock: .venv/.installed  ## Write requirements.txt anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --extra test \
 		--custom-compile-command 'make lock' --output-file requirements.txt pyproject.toml
 
-clean:  ## Remove executed notebooks, their report, kept cells, and what a kill left half written
-	find data figures -name '.*.partial' -delete
-	rm -rf executed/*.ipynb executed/report.html .cache
+clean:  ## Remove kept cells, and what a kill left half written
+	find data figures executed -name '.*.partial' -delete
+	rm -rf .cache
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' Makefile

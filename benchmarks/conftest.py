@@ -1,4 +1,4 @@
-"""Networks, images and a stopwatch that says what it has timed."""
+"""Networks, images and a stopwatch that records what it timed."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import process
-from lib.data import ImageSet, load_data, scoring_batches
-from lib.models import build_model, prunable
+from lib.data.images import ImageSet, load_data, scoring_batches
+from lib.networks.architectures import build_model
+from lib.networks.inspection import prunable
+from lib.study import engine
 
 
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
-    process.setup()
+    engine.setup()
     yield
     torch.set_num_threads(1)
 
@@ -71,7 +72,7 @@ def sgd_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], Non
 
 @pytest.fixture
 def timed(benchmark) -> Callable[..., float]:
-    """`timed(call, what=..., ...)`: warm up, repeat for some seconds, keep the median."""
+    """`timed(call, what=..., ...)`: warm up, repeat for a few seconds, keep the median."""
 
     def run(call: Callable[[], object], seconds: float = 3.0, per: int = 1, **what: object) -> None:
         call()

@@ -1,8 +1,8 @@
-"""Panning as one would write it down: what `lib` is measured against, and must agree with.
+"""Panning written plainly: what `lib` is measured against, and must agree with.
 
-Every iteration runs a double backward on its batch and sorts all scores; every step of the
-environment prunes a deep copy of the network. The formulas are those of `lib`, the layout in memory
-is PyTorch's own.
+Every iteration runs a double backward pass on its batch and sorts all scores; every step of the
+environment prunes a deep copy of the network. The formulas are those of `lib`; the memory layout is
+PyTorch's default.
 """
 
 import copy
@@ -15,10 +15,9 @@ from stable_baselines3 import TD3
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import config
 from lib.masks import kept_count
 from lib.metrics import Batch
-from lib.models import flatten, prunable, unflatten
+from lib.networks.inspection import flatten, prunable, unflatten
 from lib.policies import targets
 
 
@@ -82,7 +81,7 @@ def pan(
     steps: int,
     policy: Callable[[np.ndarray], Sequence[float]],
 ) -> Tensor:
-    """The whole loop; the policy sees the next target alone. (N,) bool."""
+    """The whole loop; the policy sees only the next target. (N,) bool."""
     mask = torch.ones(sum(w.numel() for w in prunable(model).values()), dtype=torch.bool)
     for t, target in enumerate(targets(sparsity, steps, "exponential")):
         state = np.array([np.nan] * 4 + [target, np.nan, np.nan])
@@ -103,13 +102,13 @@ def observe(model: nn.Module, mask: Tensor, batch: Batch) -> tuple[float, float]
 def environment_step(
     model: nn.Module, mask: Tensor, batch: Batch, p: Sequence[float], target: float
 ) -> tuple[Tensor, tuple[float, float], tuple[float, float]]:
-    """An iteration, and what state and reward want to know of the dense and the sparse network."""
+    """An iteration, and (L, ΔL) of the dense and of the sparse network, for state and reward."""
     after = iteration(model, mask, batch, p, target)
     return after, observe(model, torch.ones_like(mask), batch), observe(model, after, batch)
 
 
 class PlainEnv(gymnasium.Env):
-    """As much of an environment as TD3 needs to train: seven numbers, three, a reward."""
+    """As much of an environment as TD3 needs: a state of 7 numbers, an action of 3, a reward."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (7,), np.float64)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -136,18 +135,9 @@ class PlainEnv(gymnasium.Env):
         return state, gap, self.t == len(self.targets), False, {}
 
 
-def train(env: gymnasium.Env, settings: config.Agent, seed: int) -> None:
-    """TD3 as stable-baselines3 has it, in the same settings."""
+def train(env: gymnasium.Env, seed: int, steps: int, hidden: Sequence[int], **td3: float) -> None:
+    """TD3 of stable-baselines3; `td3` holds its own settings."""
+    layers = {"net_arch": list(hidden)}
     TD3(
-        "MlpPolicy",
-        env,
-        learning_rate=settings.learning_rate,
-        buffer_size=settings.steps,
-        learning_starts=settings.learning_starts,
-        batch_size=settings.batch_size,
-        tau=settings.tau,
-        gamma=settings.gamma,
-        policy_kwargs={"net_arch": list(settings.hidden)},
-        seed=seed,
-        device="cpu",
-    ).learn(settings.steps)
+        "MlpPolicy", env, buffer_size=steps, policy_kwargs=layers, seed=seed, device="cpu", **td3
+    ).learn(steps)

@@ -1,4 +1,4 @@
-"""Turns what pytest-benchmark wrote into benchmarks/results.csv, a row a measurement."""
+"""Turns pytest-benchmark's output into benchmarks/results.csv, one row per measurement."""
 
 import json
 import sys

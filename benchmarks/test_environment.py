@@ -1,6 +1,5 @@
 """What a step of the environment costs, and the training of an agent."""
 
-import dataclasses
 import functools
 import time
 
@@ -11,10 +10,10 @@ import torch
 
 from benchmarks import plain
 from benchmarks.conftest import World
-from lib import config, process
 from lib.agent import train_agent
 from lib.environment import PanningEnv, rollout
 from lib.policies import random_policy
+from lib.study import engine
 
 
 @pytest.mark.parametrize(("network", "threads"), [("lenet5", 1), ("lenet5", 2), ("resnet32", 2)])
@@ -38,18 +37,17 @@ def test_environment_step(world, timed, network: str, threads: int, form: str) -
 
 def train(form: str, seed: int, steps: int) -> float:
     """TD3 on LeNet-5, a gradient step for each step of the environment; seconds it takes."""
-    process.setup()
+    engine.setup()
     there = World("lenet5")
-    settings = config.load().agent
-    settings = dataclasses.replace(settings, steps=steps, learning_starts=1, checkpoint_every=steps)
+    settings = {"steps": steps, "hidden": (256, 256), "batch_size": 256, "learning_starts": 1}
     if form == "plain":
         env = plain.PlainEnv(there.model, there.batches, 0.99, 100)
         learn = plain.train
     else:
         env = PanningEnv(there.model, there.batches, 100, (0.8, 0.9995), calibration_steps=5)
-        learn = functools.partial(train_agent, progress=False)
+        learn = functools.partial(train_agent, checkpoint_every=steps, progress=False)
     start = time.perf_counter()
-    learn(env, settings, seed)
+    learn(env, seed, **settings)
     return time.perf_counter() - start
 
 

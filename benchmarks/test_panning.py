@@ -10,9 +10,9 @@ import torch
 from benchmarks import plain
 from benchmarks.conftest import sgd_step
 from lib import masks, metrics
+from lib.networks.paths import effective_mask
 from lib.panning import Panning
 from lib.policies import staged_policy
-from lib.reachability import effective_mask
 
 NETWORKS = ["lenet5", "resnet20", "resnet32", "vgg11", "vgg16", "vgg19"]
 every_network = pytest.mark.parametrize("network", NETWORKS)
@@ -97,10 +97,10 @@ import re, torch
 from pathlib import Path
 from benchmarks import plain
 from benchmarks.conftest import World
-from lib import process
+from lib.study import engine
 from lib.panning import Panning
 from lib.policies import staged_policy
-process.setup()
+engine.setup()
 torch.set_num_threads(2)
 there = World({network!r})
 if {form!r} == "plain":

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from benchmarks.conftest import sgd_step
-from lib.compaction import compacted
-from lib.masks import count
+from lib.masks import Mask
 from lib.methods import METHODS
-from lib.models import flatten
-from lib.modes import memory_format
+from lib.networks.compaction import compacted
+from lib.networks.inspection import memory_format
 from lib.panning import Panning
 from lib.policies import constant_policy, staged_policy
 
@@ -25,7 +24,7 @@ CASES = [
 _PROCESSES: dict[tuple[str, str], Panning] = {}
 
 
-def effective(there, method: str, rho: float) -> dict[str, torch.Tensor]:
+def effective(there, method: str, rho: float) -> Mask:
     """The mask of a method; the dense scores are kept from one sparsity to the next."""
     chosen, key = METHODS[method], (there.network, method)
     if key not in _PROCESSES:
@@ -64,7 +63,7 @@ def test_sparse(world, timed, benchmark, network: str, method: str, rho: float) 
     torch.set_num_threads(1)
     images, targets = there.batch(128)
     small = compacted(there.model, masks, images)
-    layout = memory_format(small.model, dict(small.model.named_parameters()))
+    layout = memory_format(small.model)
     model = small.model.to(memory_format=layout).train()
     step = sgd_step(model, (images.to(memory_format=layout), targets))
     pruned = [model.get_parameter(name).detach() for name in small.masks]
@@ -76,7 +75,7 @@ def test_sparse(world, timed, benchmark, network: str, method: str, rho: float) 
         torch._foreach_mul_(pruned, kept)
 
     benchmark.extra_info["left"] = sum(p.numel() for p in pruned)
-    benchmark.extra_info["kept"] = count(flatten(masks))
+    benchmark.extra_info["kept"] = masks.count
     what = {"network": network, "weights": there.weights, "method": method, "sparsity": rho}
     timed(masked_step, 1.5, what="training", form="fast", **what)
 

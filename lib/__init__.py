@@ -1,8 +1,7 @@
 """Neural Network Panning: screening the optimal sparse network before training.
 
 The public names below are resolved on first use (PEP 562), so that ``from lib.metrics import snip``
-imports `lib.metrics` and what it needs, and nothing else: a DVC stage depends on the modules that
-it really uses.
+imports only `lib.metrics` and what it needs.
 """
 
 import os
@@ -12,13 +11,14 @@ from importlib import import_module
 from gymnasium.envs.registration import register
 
 _HOME = {
-    "build_model": "models",
-    "load_data": "data",
-    "scoring_batches": "data",
+    "build_model": "networks.architectures",
+    "load_data": "data.images",
+    "scoring_batches": "data.images",
     "snip": "metrics",
     "grasp": "metrics",
     "synflow": "metrics",
-    "effective_mask": "reachability",
+    "effective_mask": "networks.paths",
+    "Mask": "masks",
     "apply_masks": "masks",
     "Panning": "panning",
     "staged_policy": "policies",
@@ -26,9 +26,9 @@ _HOME = {
     "random_policy": "policies",
     "pan": "methods",
     "METHODS": "methods",
-    "compact": "compaction",
-    "train": "training",
-    "evaluate": "training",
+    "compact": "networks.compaction",
+    "train": "networks.training",
+    "evaluate": "networks.training",
     "PanningEnv": "environment",
     "train_agent": "agent",
     "load_policy": "agent",
@@ -37,16 +37,17 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
-# The same sums in the same order on every x86-64 processor: else each library takes the widest
-# vectors that it finds, and the last bits differ. They ask when they first compute, which is after
-# this. A training step costs up to a ninth more (ResNet-20; LeNet-300-100 nothing) than with
-# AVX-512; who wants that all the same sets it beforehand.
+# One vector width for every x86-64 processor: otherwise each library takes the widest it finds, and
+# the last bits differ. Libraries read these settings when they first compute, which is later. MKL,
+# which multiplies matrices, obeys only on Intel processors. On others it takes its own path, and
+# the one path common to all (COMPATIBLE) doubles the time of a training step of LeNet-300-100. So
+# equal bytes are promised only for one kind of processor, see data/provenance.json.
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
     os.environ.setdefault("MKL_CBWR", "AVX2")
 
-# The entry point is a string: nothing of the environment is imported before it is made.
+# The entry point is a string, so that the environment is imported only when one is made.
 register(id="lib/Panning-v0", entry_point="lib.environment:PanningEnv")
 
 

@@ -1,14 +1,14 @@
 """The agent, TD3: trained by stable-baselines3, kept as plain weights, used as a policy.
 
-Training runs in fixed segments. At each seam every generator is seeded anew and the environment is
-reset, so that a run which is continued from the checkpoint of a seam is the run which was never
-interrupted, to the last bit.
+Training runs in segments of fixed length. At each seam between them every generator is reseeded and
+the environment is reset, so a run continued from the checkpoint at a seam ends bit for bit like one
+that was never interrupted.
 """
 
 import itertools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,26 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import config
-from .bank import Extremes
+from .data.files import whole
 from .environment import ACTIONS, PanningEnv
-from .files import whole
+from .scores import Extremes
 
 STATE, ACTION = 7, 3
+ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"td3": TD3, "sac": SAC}
 
 
 class AgentPolicy:
     """A trained actor as a policy: `state -> p`, without exploration noise.
 
     Attributes:
-        card: How the agent came about: settings, seed, the range of 𝒩 it was trained with.
+        card: How the agent was made: settings, seed, the range of 𝒩 it was trained with.
         extremes: That range, for use on the same network. On another one `pan` measures its own.
         sparsity: The range of targets it was trained on.
-    """
+        needs_loss: True; it looks at the whole state.
 
-    needs_loss = True
+    Raises:
+        ValueError: The weights do not fit the card, or the card names an unknown action.
+    """
 
     def __init__(self, weights: Mapping[str, Tensor], card: Mapping[str, Any]):
         sizes = [STATE, *card["hidden"], ACTION]
@@ -57,6 +59,7 @@ class AgentPolicy:
         self.card = dict(card)
         self.extremes = Extremes(*(tuple(card["extremes"][k]) for k in ("loss", "grad_norm_sq")))
         self.sparsity = tuple(card["sparsity"])
+        self.needs_loss = True
         action = card.get("action", "linear")
         if action not in ACTIONS:
             raise ValueError(f"card: action must be one of {', '.join(ACTIONS)}, got {action!r}")
@@ -69,12 +72,12 @@ class AgentPolicy:
         return tuple(self._weights(action.double().numpy()).tolist())
 
     def plain(self) -> dict[str, Any]:
-        """The policy as plain values, for a cell of a grid; `worlds.make_policy` reads it."""
+        """The policy as plain values, weights and card, from which it can be rebuilt."""
         return {"weights": self.actor.state_dict(), "card": self.card}
 
 
 def _files(path: str | Path) -> tuple[Path, Path]:
-    """PATH.pt, the weights, and PATH.json, the card; PATH may be given with either suffix."""
+    """PATH.pt, the weights, and PATH.json, the card; PATH may already have either suffix."""
     path = Path(path)
     base = path.name.removesuffix(".pt").removesuffix(".json")  # "agent-0.99" has no suffix
     return path.with_name(f"{base}.pt"), path.with_name(f"{base}.json")
@@ -93,7 +96,7 @@ def save_policy(policy: AgentPolicy, path: str | Path) -> None:
 
 
 def load_policy(path: str | Path) -> AgentPolicy:
-    """A saved agent as a policy. PATH is with or without its suffix; no pickled code is run.
+    """A saved agent as a policy, from PATH with or without suffix; no pickled code is run.
 
     Raises:
         FileNotFoundError: One of the two files is missing.
@@ -107,12 +110,12 @@ def load_policy(path: str | Path) -> AgentPolicy:
         return AgentPolicy(
             torch.load(weights, weights_only=True, map_location="cpu"), json.loads(card.read_text())
         )
-    except Exception as error:  # unpickling, JSON and a missing key each have their own
+    except Exception as error:  # unpickling, JSON and a missing key each raise their own
         raise ValueError(f"path: {path} holds no usable policy: {error}") from error
 
 
 class _Progress(BaseCallback):
-    """Notes each finished episode and moves a progress bar."""
+    """Notes each finished episode, and advances the progress bar."""
 
     def __init__(self, episodes: list[dict[str, float]], bar: tqdm):
         super().__init__()
@@ -135,65 +138,102 @@ class _Progress(BaseCallback):
 
 def train_agent(
     env: PanningEnv,
-    settings: config.Agent,
     seed: int = 0,
     *,
+    steps: int = 50_000,
+    algorithm: str = "td3",
+    learning_rate: float = 2e-4,
+    batch_size: int = 256,
+    gamma: float = 0.99,
+    tau: float = 0.01,
+    policy_noise: float = 0.2,
+    noise_clip: float = 0.5,
+    policy_delay: int = 2,
+    exploration_noise: float = 0.1,
+    learning_starts: int = 2000,
+    hidden: Sequence[int] = (256, 256),
+    reward_scale: float = 1.0,
+    checkpoint_every: int = 5000,
     checkpoints: Path | None = None,
     log_folder: Path | None = None,
     progress: bool = True,
 ) -> tuple[AgentPolicy, list[dict[str, float]]]:
-    """Train TD3, or what `settings` name, on `env`.
+    """Train TD3 (Fujimoto et al. 2018), or SAC (Haarnoja et al. 2018), on `env`.
 
     Args:
         env: The environment.
-        settings: Hyper-parameters, and the number of steps.
         seed: Of everything: actor and critics, exploration, replay, targets.
-        checkpoints: A folder in which to keep the state at the last seam. Training goes on from
-            there, or is found finished.
+        steps: Steps of the environment in all; also the size of the replay buffer.
+        algorithm: "td3" or "sac".
+        learning_rate: Of actor and critics.
+        batch_size: Transitions per gradient step; each step of the environment has one.
+        gamma: The discount.
+        tau: How far the target networks move at each update.
+        policy_noise: Standard deviation of the noise on the target policy's actions (TD3).
+        noise_clip: Where that noise is clipped (TD3).
+        policy_delay: Updates of the critics for each update of the actor (TD3).
+        exploration_noise: Standard deviation of the noise on the actions taken (TD3).
+        learning_starts: Random steps before learning begins.
+        hidden: Widths of the hidden layers.
+        reward_scale: Factor on the reward that the agent learns from.
+        checkpoint_every: Steps per segment.
+        checkpoints: A folder for the state at the last seam, from which training continues unless
+            it was finished.
         log_folder: Where TensorBoard's logs go.
         progress: Whether to show a progress bar.
 
     Returns:
-        The policy, and a row for each episode: step, target sparsity, return, length.
+        The policy, and one row per episode: step, target sparsity, return, length.
+
+    Raises:
+        ValueError: The algorithm is unknown.
     """
-    monitored = TransformReward(Monitor(env), lambda r: settings.reward_scale * r)
-    algorithm, ours = _algorithm(settings)
-    learner = algorithm(
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm must be 'td3' or 'sac', got {algorithm!r}")
+    kind, own = ALGORITHMS[algorithm], {}
+    if kind is TD3:
+        own = {
+            "action_noise": NormalActionNoise(np.zeros(ACTION), np.full(ACTION, exploration_noise)),
+            "policy_delay": policy_delay,
+            "target_policy_noise": policy_noise,
+            "target_noise_clip": noise_clip,
+        }
+    monitored = TransformReward(Monitor(env), lambda r: reward_scale * r)
+    learner = kind(
         "MlpPolicy",
         monitored,
-        learning_rate=settings.learning_rate,
-        buffer_size=settings.steps,
-        learning_starts=settings.learning_starts,
-        batch_size=settings.batch_size,
-        tau=settings.tau,
-        gamma=settings.gamma,
-        policy_kwargs={"net_arch": list(settings.hidden)},
+        learning_rate=learning_rate,
+        buffer_size=steps,
+        learning_starts=learning_starts,
+        batch_size=batch_size,
+        tau=tau,
+        gamma=gamma,
+        policy_kwargs={"net_arch": list(hidden)},
         tensorboard_log=str(log_folder) if log_folder else None,
         seed=seed,
-        device="cpu",  # the networks are small, and every action is wanted on the CPU
-        **ours,
+        device="cpu",  # the networks are small, and every action is needed on the CPU
+        **own,
     )
     episodes: list[dict[str, float]] = []
-    segments = range(0, settings.steps, settings.checkpoint_every)
     first = 0
     if checkpoints and (done := sorted(checkpoints.glob("seam-*/episodes.json"))):
         folder = done[-1].parent
         first = int(folder.name.removeprefix("seam-"))
-        learner = algorithm.load(folder / "agent.zip", env=monitored, device="cpu")
+        learner = kind.load(folder / "agent.zip", env=monitored, device="cpu")
         learner.load_replay_buffer(folder / "replay.pkl")
         episodes = json.loads((folder / "episodes.json").read_text())
     with tqdm(
         mininterval=2,
-        total=settings.steps,
+        total=steps,
         initial=learner.num_timesteps,
-        desc=f"{algorithm.__name__}, seed {seed}",
+        desc=f"{kind.__name__}, seed {seed}",
         disable=not progress,
     ) as bar:
-        for segment, start in list(enumerate(segments))[first:]:
+        for segment, start in list(enumerate(range(0, steps, checkpoint_every)))[first:]:
             learner.set_random_seed(1000 * seed + segment)
             learner._last_obs = None  # makes stable-baselines3 reset the environment
             learner.learn(
-                min(settings.checkpoint_every, settings.steps - start),
+                min(checkpoint_every, steps - start),
                 callback=_Progress(episodes, bar),
                 reset_num_timesteps=False,
                 tb_log_name=f"seed-{seed}",
@@ -201,10 +241,10 @@ def train_agent(
             if checkpoints:
                 _checkpoint(learner, episodes, checkpoints / f"seam-{segment + 1:04d}")
     card = {
-        "algorithm": algorithm.__name__,
+        "algorithm": kind.__name__,
         "seed": seed,
-        "steps": settings.steps,
-        "hidden": list(settings.hidden),
+        "steps": steps,
+        "hidden": list(hidden),
         "episode_steps": env.panning.steps,
         "sparsity": list(env.sparsity_range),
         "alpha": env.alpha,
@@ -219,23 +259,8 @@ def train_agent(
     return AgentPolicy(weights, json.loads(json.dumps(card))), episodes
 
 
-def _algorithm(settings: config.Agent) -> tuple[type[OffPolicyAlgorithm], dict[str, Any]]:
-    """The algorithm of stable-baselines3, and the settings that it alone has."""
-    if settings.algorithm == "sac":
-        return SAC, {}
-    if settings.algorithm != "td3":
-        raise ValueError(f"agent.algorithm must be 'td3' or 'sac', got {settings.algorithm!r}")
-    noise = NormalActionNoise(np.zeros(ACTION), np.full(ACTION, settings.exploration_noise))
-    return TD3, {
-        "action_noise": noise,
-        "policy_delay": settings.policy_delay,
-        "target_policy_noise": settings.policy_noise,
-        "target_noise_clip": settings.noise_clip,
-    }
-
-
 def _actor(agent: OffPolicyAlgorithm) -> nn.Sequential:
-    """What acts without exploration noise; SAC's squashes the mean of its Gaussian."""
+    """The part that acts without exploration noise; SAC's is the mean of its Gaussian."""
     actor = agent.policy.actor
     return actor.mu if isinstance(agent, TD3) else nn.Sequential(*actor.latent_pi, actor.mu)
 
@@ -243,7 +268,7 @@ def _actor(agent: OffPolicyAlgorithm) -> nn.Sequential:
 def _checkpoint(
     learner: OffPolicyAlgorithm, episodes: list[dict[str, float]], folder: Path
 ) -> None:
-    """Keep the state at a seam; a half-written one has no episodes.json and is not found."""
+    """Save the state at a seam; episodes.json comes last, so a half-saved state is not found."""
     folder.mkdir(parents=True, exist_ok=True)
     learner.save(folder / "agent.zip")
     learner.save_replay_buffer(folder / "replay.pkl")

@@ -8,14 +8,13 @@ import gymnasium
 import numpy as np
 from torch import nn
 
-from .bank import Extremes, Observation
-from .calibration import calibrate
 from .metrics import METRICS, Batch
-from .panning import Panning
-from .probes import trainability
+from .networks.probes import trainability
+from .panning import Panning, calibrate
+from .scores import Extremes, Observation
 
-# How an action a in [-1, 1] becomes a weight p in [0, 1]. A score's order does not change when all
-# three weights are scaled, so that equal steps of the logarithm are equal steps of what they do.
+# How an action a in [-1, 1] becomes a weight p in [0, 1]. Only the proportions of p decide how a
+# sum ranks the weights, and equal steps of the logarithm are equal steps of a proportion.
 ACTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda a: (a + 1) / 2,
     "logarithmic": lambda a: 10 ** (3 * (a - 1) / 2),  # from 0.001 to 1
@@ -47,10 +46,10 @@ def reward(
     alpha: float,
     grad_weight: float,
 ) -> Reward:
-    """R_t of the design, term by term.
+    """R_t, term by term, from what was observed after iteration t.
 
-    The sparse network should lose as a dense one does, flow as a dense one does, and waste none of
-    its weights on paths that lead nowhere.
+    The sparse network should have the loss and the gradient flow of the dense one, and waste no
+    weight off the paths from input to output.
     """
     loss, grad, loss_sparse, grad_sparse = extremes.scale(observed)
     return Reward(
@@ -69,15 +68,15 @@ class PanningEnv(gymnasium.Env):
 
     Action: `Box(-1, 1, (3,), float32)`; p_i = (a_i + 1) / 2 weighs SynFlow, SNIP and GraSP.
 
-    Reward: see `reward`; or, with the objective "trainability", nothing until the last iteration,
-    and then minus the loss that the sparse network has after `trial_steps` steps of training on the
-    scoring batches (`probes.trainability`). There a dead network costs -(T - t + 1) - ln(classes),
-    which is more than any living one's: the trial of that counts up to ln(classes) + 1, and so does
-    one that diverged. `info` holds the raw terms of state and reward.
+    Reward: see `reward`. With the objective "trainability" it is 0 until the last iteration, and
+    then minus the loss of the sparse network after `trial_steps` steps of training on the scoring
+    batches (`probes.trainability`), at worst -ln(classes) - 1, also if training diverged. A dead
+    network earns -(T - t + 1) - ln(classes), no more than any living one. `info` holds the raw
+    terms of state and reward.
 
-    Episode: T iterations on one network, ended sooner by a dead network. The target sparsity is
-    drawn at each reset, its *density* log-uniformly from the range, so that each decade of density
-    is as likely; `reset(options={"sparsity": 0.99})` fixes it.
+    Episode: T iterations on one network, fewer if the network dies. The target sparsity is drawn at
+    each reset, its *density* log-uniformly from the range, so that all decades of density are
+    equally likely; `reset(options={"sparsity": 0.99})` fixes it.
 
     Args:
         model: The network; a private copy is made.
@@ -93,6 +92,9 @@ class PanningEnv(gymnasium.Env):
         objective: What is rewarded, a name in `OBJECTIVES`.
         trial_steps: Of training, for the objective "trainability".
         **settings: Further settings of `Panning`, such as `schedule`.
+
+    Raises:
+        ValueError: An argument is outside its range; the message names it.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -128,7 +130,7 @@ class PanningEnv(gymnasium.Env):
         self.alpha, self.grad_weight = alpha, grad_weight
         self.action, self.objective, self.trial_steps = action, objective, trial_steps
         self.calibration_steps = calibration_steps
-        # ln(classes), the loss of a network that tells no class from another.
+        # ln(classes), the loss of a network that cannot tell one class from another.
         self._plateau = math.log(
             1 + max(int(targets.max()) for _, targets in self.panning.bank.batches)
         )
@@ -148,26 +150,27 @@ class PanningEnv(gymnasium.Env):
         if options and "sparsity" in options:
             target = float(options["sparsity"])
         else:
-            low, high = (math.log(1 - rho) for rho in self.sparsity_range)
-            target = 1 - math.exp(self.np_random.uniform(high, low)) if high < low else None
-            target = self.sparsity_range[0] if target is None else target
+            target, top = self.sparsity_range
+            if target < top:
+                ends = math.log(1 - top), math.log(1 - target)
+                target = 1 - math.exp(self.np_random.uniform(*ends))
         self.panning.reset(target)
         return self._state(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One iteration with p = (action + 1) / 2, or as the setting `action` has it."""
+        """One iteration with p = (action + 1) / 2, or what the setting `action` makes of it."""
         self.panning.step(ACTIONS[self.action](np.clip(np.asarray(action, np.float64), -1, 1)))
         return self._answer()
 
     def apply(self, p: Sequence[float]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """`step` for who has p and no action: a policy."""
+        """`step` for a caller that has p instead of an action, such as a policy."""
         self.panning.step(p)
         return self._answer()
 
     def _answer(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         terms = self._reward()
         info = self._info() | {f"reward_{k}": v for k, v in terms._asdict().items()}
-        # Time is in the state, so the last iteration is an end of the task and no truncation.
+        # Time is in the state, so the last iteration ends the task and does not truncate it.
         terminated = self.panning.done or self.panning.dead
         return self._state(), sum(terms), terminated, False, info
 
@@ -208,7 +211,7 @@ class PanningEnv(gymnasium.Env):
 def rollout(
     env: PanningEnv, policy: Callable[[np.ndarray], Sequence[float]], sparsity: float
 ) -> list[dict[str, float]]:
-    """One episode of a policy at one target: a row an iteration, with p and the reward's terms."""
+    """One episode of a policy at one target: a row per iteration, with p and the reward's terms."""
     state, _ = env.reset(options={"sparsity": sparsity})
     rows, terminated = [], False
     while not terminated:

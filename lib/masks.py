@@ -1,10 +1,13 @@
-"""Masks: exactly k weights, ties decided; counted, shared out over layers, applied.
+"""Masks: chosen with exactly k weights, counted, shared out over layers, applied to a model.
 
-A flat mask is a boolean vector (N,) in index order. The public form, which results carry, is a
-dictionary {parameter name: boolean tensor of the weight's shape}.
+Inside the loop a mask is a flat boolean vector (N,) in index order. Results carry a `Mask`: the
+same vector, with the names and shapes of the weights.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 
 import numpy as np
@@ -12,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from .models import prunable, unflatten
+from .networks.inspection import prunable
 
 
 def kept_count(total: int, sparsity: float) -> int:
     """The number of weights kept: max(1, ⌊N (1 - ρ) + 10⁻⁶⌋).
 
-    The 10⁻⁶ takes back what floating point takes from a whole number: 1 - 0.9 is a little less
-    than 0.1.
+    The 10⁻⁶ undoes rounding just below a whole number: 1 - 0.9 is a little less than 0.1.
 
     Raises:
         ValueError: The sparsity is outside [0, 1).
@@ -34,8 +36,8 @@ def kept_count(total: int, sparsity: float) -> int:
 def top_k(scores: Tensor, k: int) -> Tensor:
     """The mask of the k largest scores, (N,) bool; ties go to the lower index.
 
-    Exactly k weights are kept, always: a threshold alone keeps every tie, and the scores of dead
-    or constant networks are nothing but ties.
+    Exactly k weights are kept, always. A threshold alone would keep every tie, and the scores of
+    dead or constant networks are nothing but ties.
 
     Raises:
         ValueError: k is not in 0..N, or a score is NaN.
@@ -61,7 +63,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
 
 
 def _kth_largest(values: np.ndarray, k: int) -> np.floating:
-    """The k-th largest; where k is small, among those above a guess from a sample."""
+    """The k-th largest. If k is small, only values above a guess from a sample are searched."""
     if 5 * k < len(values):
         sample = np.sort(values[:: max(1, len(values) // 4096)])
         rank = int(len(sample) * (1 - k / len(values)) - 2 * len(sample) ** 0.5)
@@ -72,7 +74,7 @@ def _kth_largest(values: np.ndarray, k: int) -> np.floating:
 
 
 def count(mask: Tensor) -> int:
-    """The number of weights kept; on a processor some twenty times faster than `mask.sum()`."""
+    """The number of weights kept; on a CPU about twenty times faster than `mask.sum()`."""
     return int(np.count_nonzero(mask.numpy()) if mask.is_cpu else mask.count_nonzero())
 
 
@@ -81,9 +83,74 @@ def sparsity(mask: Tensor) -> float:
     return 1 - count(mask) / mask.numel()
 
 
-def layer_densities(mask: Tensor, weights: Mapping[str, Tensor]) -> dict[str, float]:
-    """The fraction of kept weights in each layer, by parameter name."""
-    return {name: part.float().mean().item() for name, part in unflatten(mask, weights).items()}
+@dataclass(frozen=True, eq=False)
+class Mask(Mapping[str, Tensor]):
+    """A mask in two views: one flat vector, and {parameter name: part of it}.
+
+    The parts have the shapes of the weights and share the memory of the vector.
+
+    Attributes:
+        flat: (N,) bool, in index order; True means kept.
+        shapes: {parameter name: shape}, in index order. Weights may be given in place of shapes.
+    """
+
+    flat: Tensor
+    shapes: Mapping[str, Tensor | Sequence[int]]
+
+    def __post_init__(self) -> None:
+        shapes = {name: torch.Size(getattr(x, "shape", x)) for name, x in self.shapes.items()}
+        object.__setattr__(self, "shapes", shapes)
+        if not isinstance(self.flat, Tensor) or self.flat.dtype != torch.bool:
+            found = getattr(self.flat, "dtype", type(self.flat).__name__)
+            raise TypeError(f"flat must be a tensor of torch.bool, got {found}; call .bool() on it")
+        total = sum(map(math.prod, shapes.values()))
+        if self.flat.shape != (total,):
+            raise ValueError(
+                f"flat must have shape ({total},), one entry for each weight in shapes; "
+                f"got {tuple(self.flat.shape)}"
+            )
+
+    @cached_property
+    def _parts(self) -> dict[str, Tensor]:
+        parts = self.flat.split([math.prod(shape) for shape in self.shapes.values()])
+        return {n: part.view(s) for (n, s), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return self.shapes == other.shapes and torch.equal(self.flat, other.flat)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"Mask({self.count:,} of {self.flat.numel():,} weights, {len(self)} layers)"
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"flat": self.flat, "shapes": self.shapes}  # the parts would come back as copies
+
+    @property
+    def count(self) -> int:
+        """The number of weights kept."""
+        return count(self.flat)
+
+    @property
+    def sparsity(self) -> float:
+        """ρ, the fraction of weights removed."""
+        return sparsity(self.flat)
+
+    @property
+    def densities(self) -> dict[str, float]:
+        """The fraction of kept weights in each layer, by parameter name."""
+        return {name: count(part) / part.numel() for name, part in self.items()}
 
 
 def erk_counts(weights: Mapping[str, Tensor], k: int) -> list[int]:
@@ -93,7 +160,7 @@ def erk_counts(weights: Mapping[str, Tensor], k: int) -> list[int]:
     total (Evci et al. 2020), rounded by largest remainder so that the counts sum to k.
     """
     sizes = [w.numel() for w in weights.values()]
-    raw = [sum(w.shape) for w in weights.values()]  # ε times this many weights, if there is room
+    raw = [sum(w.shape) for w in weights.values()]  # a layer keeps ε times this, if it has room
     full: set[int] = set()
     while True:
         room = k - sum(sizes[i] for i in full)
@@ -114,15 +181,19 @@ def erk_counts(weights: Mapping[str, Tensor], k: int) -> list[int]:
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """Prune `model` in place with {parameter name: mask}, through `torch.nn.utils.prune`.
 
-    PyTorch's own tools see the result: `prune.is_pruned(model)` holds, `prune.remove` makes a
+    PyTorch's own tools see the result: `prune.is_pruned(model)` holds, and `prune.remove` makes a
     layer's mask permanent.
+
+    Args:
+        model: The network.
+        masks: A `Mask`, or any mapping; a weight without a mask is kept whole.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: A mask belongs to no prunable weight, has another shape, or holds something
-            else than 0 and 1.
+        ValueError: A mask belongs to no prunable weight, has another shape, or holds values other
+            than 0 and 1. Then nothing is pruned.
     """
     if not isinstance(masks, Mapping):
         raise ValueError(

@@ -1,7 +1,7 @@
 """Every method of the comparison as settings of the one Panning loop.
 
-A policy, T, whether removed weights may return, where the data-driven metrics are computed and how
-a score is read: that is all that tells SNIP from SynFlow from FORCE from Panning.
+SNIP, SynFlow, FORCE and Panning differ only in the policy, T, whether removed weights may return,
+where the data-driven metrics are computed, and how a score is prepared.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,19 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from .bank import Extremes
-from .calibration import calibrate
 from .metrics import Batch
-from .outcome import PanResult
-from .panning import Panning
-from .policies import constant_policy, staged_policy
+from .panning import Panning, PanResult, calibrate
+from .policies import as_policy, constant_policy, staged_policy
+from .scores import Extremes
 
 
 @dataclass(frozen=True)
 class Method:
-    """Settings of the loop; `p` is None where a policy chooses."""
+    """Settings of the loop."""
 
-    p: tuple[float, float, float] | None
+    p: tuple[float, float, float] | None  # None: a policy chooses
     steps: int | None = 1  # None: as the caller asks, 100 by default
     reactivate: bool = False
     gradients: str = "dense"
@@ -45,7 +43,7 @@ METHODS: dict[str, Method] = {
     "iterative_snip": Method((0, 1, 0), steps=None, gradients="masked"),
     # de Jorge et al. 2021: the same, but removed weights may return.
     "force": Method((0, 1, 0), steps=None, gradients="masked", reactivate=True),
-    # Panning's own scores without the return of removed weights: the control of force transfer.
+    # Panning's scores, but removed weights stay out: the control for the transfer of force.
     "iterative_fused": Method(None, steps=None, score="normalised"),
     # Kang et al. 2022.
     "panning": Method(None, steps=None, reactivate=True, score="normalised"),
@@ -61,7 +59,7 @@ def _process(
     method: str,
     settings: Mapping[str, object],
 ) -> Panning:
-    """The loop with the settings of a method, and those that a caller has changed."""
+    """The loop with the settings of a method, except those that the caller changes."""
     chosen = METHODS[method]
     own = {
         "reactivate": chosen.reactivate,
@@ -86,8 +84,8 @@ def range_of(
         model: The network.
         batches: Scoring batches.
         sparsities: Where to measure: an agent's `sparsity`, the ends of its range.
-        steps: T of the calls.
-        **settings: The settings of the calls.
+        steps: T of the calls to `pan`.
+        **settings: Their other settings.
     """
     process = _process(model, batches, sparsities[0], steps, "panning", settings)
     return calibrate(process, sparsities)
@@ -108,8 +106,8 @@ def pan(
     """Prune a network before training.
 
     Args:
-        model: Any network with `Conv2d` or `Linear` layers. It is not changed: give the result's
-            masks to `apply_masks`.
+        model: Any network with convolutions or linear layers. It is not changed: give the
+            result's masks to `apply_masks`.
         batches: Scoring batches [(inputs, targets), ...], as `scoring_batches` makes them.
         sparsity: The fraction of prunable weights to remove, in [0, 1).
         steps: T; by default 100, or 1 for one-shot methods.
@@ -118,7 +116,7 @@ def pan(
         extremes: The range of 𝒩 for a policy that looks at the losses; by default it is measured
             on this network, see `range_of`.
         progress: Whether to show a progress bar.
-        **settings: Any other setting of `Panning`, to change one thing of the method.
+        **settings: Any other setting of `Panning`, to change one thing about the method.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.
@@ -128,16 +126,13 @@ def pan(
     chosen = METHODS[method]
     if policy is not None and chosen.p is not None:
         raise ValueError(f"policy: {method!r} has a fixed p; use method='panning' with a policy")
-    if policy is not None and not callable(policy):
-        raise ValueError(
-            f"policy must be callable, state -> p, see lib.load_policy; got {policy!r}"
-        )
     if policy is None and method == "rlpanning":
         raise ValueError("policy: 'rlpanning' needs a trained agent, see lib.load_policy")
     if policy is None:
         policy = staged_policy() if chosen.p is None else constant_policy(chosen.p)
+    policy = as_policy(policy)
     process = _process(model, batches, sparsity, steps, method, settings)
-    if extremes is None and getattr(policy, "needs_loss", True):
-        # An agent's range of targets keeps 𝒩 the same whatever sparsity is asked for.
-        extremes = calibrate(process, getattr(policy, "sparsity", (sparsity,)))
+    if extremes is None and policy.needs_loss:
+        # Measured over an agent's whole range of targets, 𝒩 does not depend on `sparsity`.
+        extremes = calibrate(process, policy.sparsity or (sparsity,))
     return process.run(policy, extremes, progress)

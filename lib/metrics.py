@@ -1,11 +1,15 @@
-"""The saliency metrics: what the loss, the gradient flow and the path norm say of each weight.
+"""The saliency metrics: what the loss, the gradient flow and the path norm say about each weight.
 
-Pure functions of (model, mask, batch). A mask is a flat vector (N,) in index order, or None for the
-dense network; scores are flat vectors (N,) too. The model is evaluated through
-`torch.func.functional_call` on masked copies of its weights, so that nothing of it ever changes.
+Pure functions of the same arguments:
+    model: Evaluated through `torch.func.functional_call` on masked copies of its weights, so it
+        never changes.
+    mask: (N,) bool in index order, or None for the dense network.
+    batch: (inputs, targets). SynFlow looks only at the shape of the inputs.
+    temperature: What the logits are divided by in the scoring loss.
+    weights: The prunable weights by name, if the caller has them; else `prunable` finds them.
 
-In all three metrics the multiplying θ is the unmasked weight: a removed weight keeps a score, and
-so can return.
+Scores are flat vectors (N,). In all three metrics the multiplying θ is the unmasked weight, so a
+removed weight keeps a score and can return.
 """
 
 from collections.abc import Mapping
@@ -16,14 +20,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .models import flatten, prunable, unflatten
-from .modes import logits_of, memory_format, mode_of
+from .networks.inspection import (
+    Batch,
+    flatten,
+    logits_of,
+    memory_format,
+    mode_of,
+    prunable,
+    unflatten,
+)
 
-Batch = tuple[Tensor, Tensor]
 METRICS = ("synflow", "snip", "grasp")  # the order of p, everywhere
+Weights = Mapping[str, Tensor]
 
 
-def _masked(weights: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
+def _masked(weights: Weights, mask: Tensor | None) -> dict[str, Tensor]:
     """Leaf tensors θ ⊙ m: gradients reach the removed weights too."""
     if mask is None:
         return {name: w.detach().requires_grad_() for name, w in weights.items()}
@@ -32,12 +43,12 @@ def _masked(weights: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Ten
 
 
 def _check_targets(targets: Tensor, logits: Tensor) -> None:
-    """Raise a ValueError where a class has no logit; a GPU would only say that it was halted."""
+    """Raise a ValueError if a target has no logit; a GPU's own error would name neither."""
     if logits.ndim < 2:
         raise ValueError(f"model returns {tuple(logits.shape)}; give it one logit a class, (n, C)")
     if targets.is_floating_point():  # probabilities
         return
-    classes, ignored = logits.shape[1], -100  # PyTorch's mark of a target that does not count
+    classes, ignored = logits.shape[1], -100  # PyTorch's mark for targets to ignore
     wrong = targets[(targets >= classes) | ((targets < 0) & (targets != ignored))]
     if len(wrong):
         raise ValueError(
@@ -47,39 +58,21 @@ def _check_targets(targets: Tensor, logits: Tensor) -> None:
 
 
 @torch.enable_grad()  # a caller may sit inside torch.no_grad()
-def loss_at(
+def _loss_at(
     model: nn.Module,
-    weights: Mapping[str, Tensor],
+    leaves: dict[str, Tensor],
     batch: Batch,
     temperature: float,
-    others: Mapping[str, Tensor] | None = None,
     create_graph: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The scoring loss L at given weights, and its gradient in them.
-
-    L is the cross-entropy of logits / `temperature`, in train mode with dropout off. Running
-    statistics are updated on copies that are thrown away.
-
-    Args:
-        model: The network; nothing of it changes.
-        weights: {parameter name: leaf tensor}, put in place of the model's own.
-        batch: (inputs, targets).
-        temperature: What the logits are divided by.
-        others: Further tensors to put in place of the model's own.
-        create_graph: Whether the gradient is to be differentiated again.
-
-    Raises:
-        ValueError: L is not finite, the model returns something else than logits, or a target is
-            none of its classes.
-    """
+    """`loss_and_gradient` at leaf tensors that stand in for the prunable weights."""
     inputs, targets = batch
-    layout = memory_format(model, weights, twice=create_graph)
+    layout = memory_format(model, twice=create_graph)
     state = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    state |= others or {}
-    for name, weight in weights.items():
-        state[name] = weight.to(memory_format=layout) if weight.ndim == 4 else weight
+    for name, leaf in leaves.items():
+        state[name] = leaf.to(memory_format=layout) if leaf.ndim == 4 else leaf
     images = inputs.to(memory_format=layout) if inputs.ndim == 4 else inputs
-    # Attention has a second derivative in its plain form alone.
+    # Only the plain form of attention has a second derivative.
     plain = sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext()
     with mode_of(model, training=True), plain:
         logits = logits_of(model, state, images)
@@ -94,73 +87,113 @@ def loss_at(
             f"remove NaN, infinite or huge values from the {what}"
         )
     gradients = torch.autograd.grad(
-        loss, list(weights.values()), create_graph=create_graph, materialize_grads=True
+        loss, list(leaves.values()), create_graph=create_graph, materialize_grads=True
     )
-    return loss.detach(), dict(zip(weights, gradients, strict=True))
+    return loss.detach(), dict(zip(leaves, gradients, strict=True))
 
 
 def loss_and_gradient(
-    model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float = 200.0
+    model: nn.Module,
+    mask: Tensor | None,
+    batch: Batch,
+    temperature: float = 200.0,
+    *,
+    weights: Weights | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The scoring loss L of the (masked) network, and ∂L/∂θ of every prunable weight.
+    """The scoring loss L of the (masked) network, and its gradient ∂L/∂θ.
 
-    See `loss_at`. The gradients come by parameter name, in the shapes of the weights.
+    L is the mean cross-entropy, in nats, of logits / `temperature`, in train mode with dropout off.
+    Running statistics are updated on copies that are thrown away.
+
+    Returns:
+        L, a scalar, and {parameter name: gradient in the weight's shape}, removed weights included.
+
+    Raises:
+        ValueError: L is not finite, the model does not return logits, or a target is not one of its
+            classes.
     """
-    return loss_at(model, _masked(prunable(model), mask), batch, temperature)
+    leaves = _masked(weights or prunable(model), mask)
+    return _loss_at(model, leaves, batch, temperature)
 
 
 def grad_norm_sq(gradients: Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
-    """ΔL = ‖∂L/∂θ‖², over the kept weights only where a mask (N,) is given. A scalar tensor."""
+    """ΔL = ‖∂L/∂θ‖², a scalar tensor; with a mask (N,), over the kept weights only."""
     flat = flatten(gradients)
     return flat.square().sum() if mask is None else (flat * mask.to(flat.dtype)).square().sum()
 
 
-def snip(model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float = 200.0) -> Tensor:
-    """SNIP, s = θ ⊙ ∂L/∂θ: the first-order change of the loss when a weight is removed.
+def snip(
+    model: nn.Module,
+    mask: Tensor | None,
+    batch: Batch,
+    temperature: float = 200.0,
+    *,
+    weights: Weights | None = None,
+) -> Tensor:
+    """SNIP, s = θ ⊙ ∂L/∂θ: to first order, what L loses when a weight is removed.
 
-    Lee, Ajanthan & Torr (2019), here with its sign: the absolute value comes with the
-    normalisation. With a mask the gradient is that of the masked network, as FORCE has it
-    (de Jorge et al. 2021).
+    Lee, Ajanthan & Torr (2019), but signed: the normalisation takes the absolute value. With a mask
+    the gradient is that of the masked network, as in FORCE (de Jorge et al. 2021).
 
     Returns:
-        Signed scores, (N,).
+        Signed scores in nats, (N,).
+
+    Raises:
+        ValueError: As `loss_and_gradient`.
     """
-    _, gradients = loss_and_gradient(model, mask, batch, temperature)
-    return flatten(prunable(model)).detach() * flatten(gradients)
+    weights = weights or prunable(model)
+    _, gradients = loss_and_gradient(model, mask, batch, temperature, weights=weights)
+    return flatten(weights).detach() * flatten(gradients)
 
 
 @torch.enable_grad()
 def snip_and_grasp(
-    model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float = 200.0
+    model: nn.Module,
+    mask: Tensor | None,
+    batch: Batch,
+    temperature: float = 200.0,
+    *,
+    weights: Weights | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Both data-driven metrics from one forward pass and one double backward; (N,) each."""
-    weights = _masked(prunable(model), mask)
-    _, gradients = loss_at(model, weights, batch, temperature, create_graph=True)
+    """`snip` and `grasp` from one forward pass and one double backward pass; (N,) each."""
+    weights = weights or prunable(model)
+    leaves = _masked(weights, mask)
+    _, gradients = _loss_at(model, leaves, batch, temperature, create_graph=True)
     flow = torch.autograd.grad(
-        grad_norm_sq(gradients, mask), list(weights.values()), materialize_grads=True
+        grad_norm_sq(gradients, mask), list(leaves.values()), materialize_grads=True
     )
-    theta = flatten(prunable(model)).detach()
+    theta = flatten(weights).detach()
     return theta * flatten(gradients).detach(), theta * flatten(flow)
 
 
 def grasp(
-    model: nn.Module, mask: Tensor | None, batch: Batch, temperature: float = 200.0
+    model: nn.Module,
+    mask: Tensor | None,
+    batch: Batch,
+    temperature: float = 200.0,
+    *,
+    weights: Weights | None = None,
 ) -> Tensor:
-    """GraSP, s = θ ⊙ ∂ΔL/∂θ = 2 θ ⊙ Hg: what the gradient flow owes to a weight.
+    """GraSP, s = θ ⊙ ∂ΔL/∂θ = 2 θ ⊙ Hg: what a weight contributes to the gradient flow ΔL.
 
     Wang, Zhang & Grosse (2020) score the *removal* of a weight, -θ ⊙ Hg, and remove the largest.
-    The sign here is the opposite one: removing a weight changes the flow ΔL by -s to first order,
-    so a large positive s marks a weight whose loss harms the flow most, and the largest s are kept.
+    The sign here is the opposite: to first order, removing a weight changes ΔL by -s. So a large
+    positive s marks a weight whose loss harms the flow most, and the largest s are kept.
+
+    With a mask, ΔL is that of the kept weights only.
 
     Returns:
-        Signed scores, (N,).
+        Signed scores in the unit of ΔL, (N,).
+
+    Raises:
+        ValueError: As `loss_and_gradient`.
     """
-    return snip_and_grasp(model, mask, batch, temperature)[1]
+    return snip_and_grasp(model, mask, batch, temperature, weights=weights)[1]
 
 
-# Between these sums of a layer's scores float32 will do: above the lower one no score is lost that
-# is less than eighteen orders of magnitude below its layer's, and below the upper one, with room to
-# spare, nothing overflows.
+# Float32 is enough if the sum of each layer's scores lies between these. Above the lower bound only
+# scores eighteen orders of magnitude below the sum of their layer are lost; below the upper one
+# nothing overflows, with room to spare.
 _SAFE = (1e-20, 1e30)
 
 
@@ -173,31 +206,27 @@ def absolute_state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def synflow(model: nn.Module, mask: Tensor | None, batch: Batch) -> Tensor:
+def synflow(
+    model: nn.Module, mask: Tensor | None, batch: Batch, *, weights: Weights | None = None
+) -> Tensor:
     """SynFlow, s = θ ⊙ ∂R/∂|θ| with R = Σ f(1; |θ| ⊙ m): the path norm that runs through a weight.
 
     Tanaka et al. (2020), equation 2, on the masked network: an all-ones input, eval mode, every
-    parameter and buffer replaced by its absolute value. In float32 where that is safe, else in
-    float64 (R is 1e43 on a fresh ResNet-32), for to rescale the layers is not exact where there
-    are biases.
-
-    Args:
-        model: The network.
-        mask: (N,) or None.
-        batch: Its inputs say only what shape an input has.
+    parameter and buffer replaced by its absolute value. In float32 where that is safe, otherwise in
+    float64: R is 1e43 on a fresh ResNet-32, and rescaling the layers is not exact with biases.
 
     Returns:
-        Signed scores, (N,), float32 or float64.
+        Signed scores in the unit of the logits, (N,), float32 or float64.
 
     Raises:
-        ValueError: R is not finite in float64 either.
+        ValueError: R is not finite in float64 either, or the model does not return one tensor.
     """
-    double = any(weight.dtype == torch.float64 for weight in prunable(model).values())
-    if not double:
-        _, scores = _path_norm(model, mask, batch, torch.float32)
+    weights = weights or prunable(model)
+    if not any(weight.dtype == torch.float64 for weight in weights.values()):
+        _, scores = _path_norm(model, weights, mask, batch, torch.float32)
         if all(_SAFE[0] < torch.linalg.vector_norm(layer, 1) < _SAFE[1] for layer in scores):
             return flatten(scores)
-    total, scores = _path_norm(model, mask, batch, torch.float64)
+    total, scores = _path_norm(model, weights, mask, batch, torch.float64)
     if not torch.isfinite(total):
         raise ValueError(
             f"model: SynFlow's path norm R is {total.item()} in float64; "
@@ -208,10 +237,10 @@ def synflow(model: nn.Module, mask: Tensor | None, batch: Batch) -> Tensor:
 
 @torch.enable_grad()
 def _path_norm(
-    model: nn.Module, mask: Tensor | None, batch: Batch, dtype: torch.dtype
+    model: nn.Module, weights: Weights, mask: Tensor | None, batch: Batch, dtype: torch.dtype
 ) -> tuple[Tensor, list[Tensor]]:
     """R, a scalar, and SynFlow's signed scores, layer by layer, in one precision."""
-    state, weights = absolute_state(model, dtype), prunable(model)
+    state = absolute_state(model, dtype)
     leaves = _masked({name: state[name] for name in weights}, mask)
     ones = torch.ones_like(batch[0][:1], dtype=dtype)
     with mode_of(model, training=False):

@@ -1,11 +1,14 @@
-"""The Panning process: prune a little, let removed weights return, and do it again.
+"""The Panning loop: score every weight and keep the best, again and again; and its result.
 
-`Panning` is one run of the loop on one network, advanced by `step(p)`; who chooses p is no concern
-of it, and it knows nothing of reinforcement learning.
+`Panning` holds the mask and advances it one iteration at a time, with the p that it is given. It
+also reports the state of a decision process: the losses of the dense and the sparse network, the
+target sparsity and the one reached. It knows nothing about who chooses p, or about rewards.
 """
 
+import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,26 +17,78 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import masks as masking
-from .bank import Extremes, Observation, ScoreBank
-from .fusion import fuse
+from .masks import Mask
 from .metrics import METRICS, Batch
-from .models import flatten, unflatten
-from .outcome import PanResult
-from .policies import P, check_p, targets
-from .reachability import effective_mask
+from .networks.inspection import flatten
+from .networks.paths import effective_mask
+from .policies import P, check_p, constant_policy, random_policy, staged_policy, targets
+from .scores import FUSIONS, Extremes, Observation, ScoreBank, fuse
 
 GRADIENTS = ("dense", "masked")
-FUSIONS = ("sum", "product")
 CONTROLS = ("magnitude", "random", "erk")
 
 
-class Panning:
-    """One run of the Panning loop.
+@dataclass(frozen=True, repr=False)
+class PanResult:
+    """What a finished run found.
 
-    The caller's model is copied once and never touched.
+    Attributes:
+        masks: {parameter name: bool tensor}, with exactly the number of weights asked for.
+        effective: The same, of the effective weights only: train these.
+        history: One row per iteration.
+    """
+
+    masks: Mask
+    effective: Mask
+    history: pd.DataFrame
+
+    @property
+    def sparsity(self) -> float:
+        """ρ, of `masks`."""
+        return self.masks.sparsity
+
+    @property
+    def effective_sparsity(self) -> float:
+        """ρ_e, of `effective`."""
+        return self.effective.sparsity
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """One row per layer: weights in all, kept and effective; density is effective / all."""
+        rows = {
+            name: {
+                "shape": "x".join(map(str, mask.shape)),
+                "weights": mask.numel(),
+                "kept": masking.count(mask),
+                "effective": masking.count(self.effective[name]),
+            }
+            for name, mask in self.masks.items()
+        }
+        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+        return table.assign(density=table["effective"] / table["weights"])
+
+    def __repr__(self) -> str:
+        ours = f"sparsity={self.sparsity}, effective_sparsity={self.effective_sparsity}"
+        return f"PanResult({ours})"
+
+    def _repr_html_(self) -> str:
+        kept, effective = self.masks.count, self.effective.count
+        table = self.layers.to_html(border=0, formatters={"density": "{:.3%}".format})
+        return (
+            f"<p>{kept:,} of {self.masks.flat.numel():,} weights kept, sparsity "
+            f"{self.sparsity:.3%}; {effective:,} of them lie on a path from input to output, "
+            f"effective sparsity {self.effective_sparsity:.3%}.</p>{table}"
+        )
+
+
+class Panning:
+    """One run of the loop, advanced step by step.
+
+    It holds the current mask, the history, and the state that a policy may look at, but no policy:
+    `step` takes p from anyone. The caller's model is copied once and never touched.
 
     Args:
-        model: A network with `Conv2d` or `Linear` layers.
+        model: A network with convolutions or linear layers.
         batches: Scoring batches [(inputs, targets), ...]; iteration t uses number
             (t - 1) mod len(batches).
         sparsity: ρ in [0, 1), the fraction of prunable weights to remove in the end.
@@ -42,15 +97,26 @@ class Panning:
         reactivate: Whether removed weights compete again on equal terms. Without it the loop is
             iterative pruning.
         gradients: Whether SNIP and GraSP are those of the "dense" or the "masked" network.
-        score: What is done to each metric before the fusion, a name in `fusion.SCORES`:
+        score: How each metric is prepared for the fusion, a name in `scores.SCORES`:
             "normalised" is Z(s), "absolute" |s|, "signed" s itself.
         fusion: "sum" or "product".
         control: None, or a score that ignores p: "magnitude", "random" or "erk".
         invert: Whether the *worst* weights are kept, a sanity check (Frankle et al. 2021).
         temperature: The logits are divided by it in the scoring loss.
-        seed: Of the controls' noise.
+        seed: Of the random controls.
         leave_out: Names of layers that stay whole and are not counted, or of modules that hold
             such layers.
+
+    Attributes:
+        t: Iterations done.
+        mask: (N,) bool, the weights kept now.
+        effective_mask: (N,) bool, those of them that lie on a path from input to output.
+        effective_sparsity: ρ_e, of `effective_mask`.
+        targets: ρ_1 to ρ_T.
+        bank: The network, its weights, the batches and their scores.
+
+    Raises:
+        ValueError: An argument is outside its range; the message names it.
     """
 
     def __init__(
@@ -95,51 +161,63 @@ class Panning:
             self.targets = targets(sparsity, self.steps, self.schedule)
             self.sparsity = sparsity
         self.t = 0
-        weights = next(iter(self.bank.weights.values()))
-        self.mask = torch.ones(self.bank.total, dtype=torch.bool, device=weights.device)
         self._rows: list[dict[str, float]] = []
-        self._update()
+        device = self.bank.batches[0][0].device
+        self._move_to(torch.ones(self.bank.total, dtype=torch.bool, device=device))
 
-    def _update(self) -> None:
-        self.effective_mask = effective_mask(self.bank.model, self.mask, self.bank.batches[0][0])
+    def _move_to(self, mask: Tensor) -> None:
+        self.mask, bank = mask, self.bank
+        inputs, _ = bank.batches[0]
+        self.effective_mask = effective_mask(bank.model, mask, inputs, weights=bank.weights)
         self.effective_sparsity = masking.sparsity(self.effective_mask)
         self._observation: Observation | None = None
 
-    @property
-    def done(self) -> bool:
-        """Whether all T iterations are over."""
-        return self.t == self.steps
+    # --- the loop ----------------------------------------------------------------------------
 
-    @property
-    def dead(self) -> bool:
-        """Whether no path is left. The loop goes on, since weights can return."""
-        return not self.effective_mask.any()
+    def step(self, p: Sequence[float]) -> None:
+        """One iteration: score every weight with p, and keep the best.
 
-    @property
-    def masks(self) -> dict[str, Tensor]:
-        """The present mask, {parameter name: bool tensor of the weight's shape}."""
-        return unflatten(self.mask.clone(), self.bank.weights)
+        Args:
+            p: The weights of (SynFlow, SNIP, GraSP), each in [0, 1].
 
-    @property
-    def effective(self) -> dict[str, Tensor]:
-        """The present mask's effective part."""
-        return unflatten(self.effective_mask.clone(), self.bank.weights)
+        Raises:
+            ValueError: p is not three numbers in [0, 1].
+            RuntimeError: All T iterations are over.
+        """
+        p = check_p(p)
+        if self.done:
+            raise RuntimeError(f"all {self.steps} iterations are over: call reset() to start again")
+        before, target = self.mask, self.targets[self.t]
+
+        scores = -self.scores(p) if self.invert else self.scores(p)
+        if not self.reactivate:
+            scores = scores.masked_fill(~before, -math.inf)
+        after = masking.top_k(scores, masking.kept_count(self.bank.total, target))
+        removed, reactivated = masking.count(before & ~after), masking.count(after & ~before)
+
+        self.t += 1
+        self._move_to(after)
+        row = {"iteration": self.t, "target_sparsity": target}
+        row |= {"sparsity": masking.sparsity(after), "effective_sparsity": self.effective_sparsity}
+        row |= {"removed": removed, "reactivated": reactivated}
+        row |= {f"p_{name}": weight for name, weight in zip(METRICS, p, strict=True)}
+        self._rows.append(row)
 
     def scores(self, p: P) -> Tensor:
-        """S, (N,): the fused score that every weight, removed or not, has now with these p."""
+        """S, (N,): the present fused score of every weight, removed or not, for this p."""
         if self.control:
             return self._control_scores()
         index = self.t % len(self.bank.batches)
         weights = {name: weight for name, weight in zip(METRICS, p, strict=True) if weight}
         scores = {}
-        for name in reversed(weights):  # SynFlow's need not wait in memory for a double backward
+        for name in reversed(weights):  # SynFlow last: no memory held during a double backward
             if name == "synflow":
                 scores[name] = self.bank.synflow(self.mask)
             elif self.gradients == "masked":
                 scores[name] = self.bank.masked(name, index, self.mask)
             else:
                 scores[name] = self.bank.dense(index)[name]
-        if not scores:  # p = 0: nothing speaks for any weight, and the tie rule decides
+        if not scores:  # p = 0: no weight is better than another, and the tie rule decides
             return torch.zeros(self.bank.total, device=self.mask.device)
         return fuse(scores, weights, self.fusion)
 
@@ -157,42 +235,49 @@ class Panning:
             noise = noise + torch.cat(lifted)
         return noise
 
-    def step(self, p: Sequence[float]) -> None:
-        """One iteration: score every weight with p, and keep the best.
+    def run(
+        self,
+        policy: Callable[[np.ndarray], Sequence[float]],
+        extremes: Extremes | None = None,
+        progress: bool = False,
+    ) -> PanResult:
+        """Run the loop to its end, p chosen by `policy`.
 
         Args:
-            p: The weights of (SynFlow, SNIP, GraSP), each in [0, 1].
-
-        Raises:
-            ValueError: p is not three numbers in [0, 1].
-            RuntimeError: All T iterations are over.
+            policy: `state -> p`.
+            extremes: The range of 𝒩. Without it the losses are not measured and are NaN in the
+                state.
+            progress: Whether to show a progress bar.
         """
-        p = check_p(p)
-        if self.done:
-            raise RuntimeError(f"all {self.steps} iterations are over: call reset() to start again")
-        scores = self.scores(p)
-        if self.invert:
-            scores = -scores
-        if not self.reactivate:
-            scores = scores.masked_fill(~self.mask, -math.inf)
-        target = self.targets[self.t]
-        mask = masking.top_k(scores, masking.kept_count(self.bank.total, target))
-        removed, reactivated = (
-            masking.count(old & ~new) for old, new in ((self.mask, mask), (mask, self.mask))
-        )
-        self.t += 1
-        self.mask = mask
-        self._update()
-        row = {"iteration": self.t, "target_sparsity": target}
-        row |= {"sparsity": masking.sparsity(mask), "effective_sparsity": self.effective_sparsity}
-        row |= {"removed": removed, "reactivated": reactivated}
-        self._rows.append(
-            row | {f"p_{name}": value for name, value in zip(METRICS, p, strict=True)}
-        )
+        for _ in tqdm(range(self.t, self.steps), desc="Panning", disable=not progress):
+            self.step(policy(self.state(extremes)))
+        return PanResult(self.masks, self.effective, self.history)
+
+    # --- what can be seen --------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether all T iterations are over."""
+        return self.t == self.steps
+
+    @property
+    def dead(self) -> bool:
+        """Whether no path is left. The loop goes on, since weights can return."""
+        return not self.effective_mask.any()
+
+    @property
+    def masks(self) -> Mask:
+        """A copy of the current mask, by the names of the weights."""
+        return Mask(self.mask.clone(), self.bank.weights)
+
+    @property
+    def effective(self) -> Mask:
+        """A copy of the current mask's effective part."""
+        return Mask(self.effective_mask.clone(), self.bank.weights)
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row an iteration: target, sparsity, effective sparsity, removed, reactivated, p."""
+        """One row per iteration: target, sparsity, effective sparsity, removed, reactivated, p."""
         return pd.DataFrame(self._rows)
 
     def observe(self) -> Observation:
@@ -210,26 +295,32 @@ class Panning:
         upcoming = self.targets[min(self.t, self.steps - 1)]
         return np.array([*scaled, upcoming, self.effective_sparsity, self.t / self.steps])
 
-    def run(
-        self,
-        policy: Callable[[np.ndarray], Sequence[float]],
-        extremes: Extremes | None = None,
-        progress: bool = False,
-    ) -> PanResult:
-        """Run the loop to its end, p chosen by `policy`.
 
-        Args:
-            policy: `state -> p`.
-            extremes: The range of 𝒩. Without it the losses are not measured and are NaN in the
-                state.
-            progress: Whether to show a progress bar.
-        """
-        for _ in tqdm(range(self.t, self.steps), desc="Panning", disable=not progress):
-            self.step(policy(self.state(extremes)))
-        return PanResult(
-            masks=self.masks,
-            effective=self.effective,
-            history=self.history,
-            sparsity=masking.sparsity(self.mask),
-            effective_sparsity=self.effective_sparsity,
-        )
+def calibrate(
+    panning: Panning, sparsities: Iterable[float], steps: int = 20, seed: int = 0
+) -> Extremes:
+    """The range of 𝒩 for one network: its dense values, and a few fixed roll-outs.
+
+    SynFlow, the hand-made and a random policy run at each of `sparsities` (the ends of the range),
+    in at most `steps` iterations each: more would hardly widen the range.
+
+    Args:
+        panning: Gives the network and the batches; it is not advanced.
+        sparsities: Where to measure.
+        steps: Iterations of a roll-out, at most.
+        seed: Of the random policy.
+    """
+    rehearsal = copy.copy(panning)  # shares the score bank, and with it the dense scores
+    rehearsal.steps = min(panning.steps, steps)
+    seen = [
+        Observation(*panning.bank.observe(i, None) * 2) for i in range(len(panning.bank.batches))
+    ]
+    for rho in sparsities:
+        for policy in (constant_policy((1, 0, 0)), staged_policy(), random_policy(seed)):
+            rehearsal.reset(rho)
+            while not rehearsal.done:
+                rehearsal.step(policy(rehearsal.state(None)))
+                seen.append(rehearsal.observe())
+    losses = [value for o in seen for value in (o.loss, o.loss_sparse)]
+    norms = [value for o in seen for value in (o.grad_norm_sq, o.grad_norm_sq_sparse)]
+    return Extremes((min(losses), max(losses)), (min(norms), max(norms)))

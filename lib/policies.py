@@ -1,7 +1,7 @@
 """How the target sparsity grows, and who chooses p: schedules and policies.
 
-A policy is any callable `state -> p`: the authors' hand-made table, a constant, noise, or a trained
-agent.
+A policy is any callable `state -> p`: the authors' hand-made table, a constant, random numbers, or
+a trained agent.
 """
 
 import math
@@ -16,7 +16,7 @@ from .metrics import METRICS
 
 P = tuple[float, float, float]
 
-# The seven numbers of a state, in their order: 𝒩(L), 𝒩(ΔL), 𝒩(L_s), 𝒩(ΔL_s), next target
+# The positions of the seven numbers of a state: 𝒩(L), 𝒩(ΔL), 𝒩(L_s), 𝒩(ΔL_s), next target
 # sparsity, effective sparsity reached, t / T.
 LOSS, GRAD, LOSS_SPARSE, GRAD_SPARSE, TARGET, EFFECTIVE, TIME = range(7)
 
@@ -41,8 +41,12 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 
 
 def targets(sparsity: float, steps: int, schedule: str = "exponential") -> list[float]:
-    """The target sparsity ρ_t of each iteration t = 1..T; the last one is `sparsity` itself."""
-    kept_count(1, sparsity)  # says what is wrong with a sparsity outside [0, 1)
+    """The target sparsity ρ_t of each iteration t = 1..T; the last one is `sparsity` itself.
+
+    Raises:
+        ValueError: An argument is outside its range.
+    """
+    kept_count(1, sparsity)  # raises for a sparsity outside [0, 1)
     if not isinstance(steps, Integral):
         raise ValueError(f"steps must be a whole number of iterations, got {steps!r}")
     if steps < 1:
@@ -58,18 +62,40 @@ def targets(sparsity: float, steps: int, schedule: str = "exponential") -> list[
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy that says whether it looks at the losses, which cost a forward and backward pass."""
+    """A policy, and what it needs from the loop.
+
+    Attributes:
+        choose: `state -> p`; the state is (7,) in float64, p weighs (SynFlow, SNIP, GraSP).
+        needs_loss: Whether it looks at the four losses, which cost a forward and backward pass.
+        sparsity: Target sparsities at which the range of the losses is measured; by default the
+            target of the run.
+    """
 
     choose: Callable[[np.ndarray], Sequence[float]]
     needs_loss: bool = False
+    sparsity: tuple[float, ...] | None = None
 
     def __call__(self, state: np.ndarray) -> Sequence[float]:
         """The weights p for (SynFlow, SNIP, GraSP), from a state (7,) in float64."""
         return self.choose(state)
 
 
+def as_policy(policy: Callable[[np.ndarray], Sequence[float]]) -> Policy:
+    """Any callable `state -> p` as a `Policy`; one without `needs_loss` may use the losses."""
+    if not callable(policy):
+        raise ValueError(
+            f"policy must be callable, state -> p, see lib.load_policy; got {policy!r}"
+        )
+    needs_loss = getattr(policy, "needs_loss", True)
+    return Policy(policy, needs_loss, getattr(policy, "sparsity", None))
+
+
 def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
-    """The hand-made policy: rows (edge, p₁, p₂, p₃), the first with ρ_t ≤ edge + 10⁻⁶ holds."""
+    """The hand-made policy, rows (edge, p₁, p₂, p₃): the first with ρ_t ≤ edge + 10⁻⁶ applies.
+
+    Raises:
+        ValueError: The rows have another form, or leave some target sparsity without p.
+    """
     stages = tuple(tuple(row) for row in stages)
     edges = [row[0] for row in stages]
     if not stages or edges != sorted(edges) or edges[-1] < 1 or {len(row) for row in stages} != {4}:
@@ -84,7 +110,7 @@ def constant_policy(p: Sequence[float]) -> Policy:
 
 
 def random_policy(seed: int = 0) -> Policy:
-    """Fresh p, uniform in [0, 1]³, at every iteration: the control of a learned policy."""
+    """Fresh p, uniform in [0, 1]³, at every iteration: the control for a learned policy."""
     generator = np.random.default_rng(seed)
     return Policy(lambda state: tuple(generator.random(3)))
 

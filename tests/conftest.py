@@ -20,8 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import datasets, process
-from lib.data import ImageSet
+from lib.data import sources
+from lib.data.images import ImageSet
+from lib.study import process
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -285,11 +286,11 @@ def published(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
 
     def write(name: str, train: int = 6, test: int = 4) -> Parts:
         cls, writer = PUBLISHED[name]
-        folder = datasets.folder_of(name)
+        folder = sources.folder_of(name)
         folder.mkdir(parents=True)
         counts = {"train": train, "test": test}
-        classes = datasets.spec(name).num_classes
-        return writer(getattr(datasets.datasets, cls), classes, counts, folder, monkeypatch)
+        classes = sources.spec(name).num_classes
+        return writer(getattr(sources.datasets, cls), classes, counts, folder, monkeypatch)
 
     return write
 

@@ -1,6 +1,5 @@
 """An agent is the same however it was trained, interrupted or saved, and acts as its learner."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,30 +13,27 @@ from torch import Tensor
 
 import lib
 from lib import agent as agents
-from lib import config, grid
 from lib.agent import AgentPolicy, load_policy, save_policy, train_agent
 from lib.environment import ACTIONS, PanningEnv, rollout
-from lib.models import flatten
-from lib.outcome import PanResult
-from lib.worlds import make_policy
+from lib.networks.inspection import flatten
+from lib.panning import PanResult
+from lib.study import grid
+from lib.study.worlds import make_policy
 
-SETTINGS = config.Agent(
-    steps=55,
-    learning_rate=0.01,
-    batch_size=16,
-    gamma=0.99,
-    tau=0.01,
-    policy_noise=0.2,
-    noise_clip=0.5,
-    policy_delay=2,
-    exploration_noise=0.1,
-    learning_starts=15,
-    hidden=(8, 6),
-    checkpoint_every=20,
-    seeds=(0,),
-    evaluation_sparsities=(0.9,),
-    evaluation_seeds=(0,),
-)
+SETTINGS = {
+    "steps": 55,
+    "learning_rate": 0.01,
+    "batch_size": 16,
+    "gamma": 0.99,
+    "tau": 0.01,
+    "policy_noise": 0.2,
+    "noise_clip": 0.5,
+    "policy_delay": 2,
+    "exploration_noise": 0.1,
+    "learning_starts": 15,
+    "hidden": (8, 6),
+    "checkpoint_every": 20,
+}
 ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"td3": TD3, "sac": SAC}
 Weights = dict[str, Tensor]
 
@@ -54,8 +50,8 @@ def outcome(trained: tuple[AgentPolicy, list[dict]]) -> tuple:
     return weights, policy.card, episodes
 
 
-def train(env: PanningEnv, seed: int = 0, settings: config.Agent = SETTINGS, **more: Path) -> tuple:
-    return outcome(train_agent(env, settings, seed, progress=False, **more))
+def train(env: PanningEnv, seed: int = 0, **changes: object) -> tuple:
+    return outcome(train_agent(env, seed, progress=False, **SETTINGS | changes))
 
 
 @pytest.fixture
@@ -63,8 +59,8 @@ def watch(monkeypatch) -> Callable[..., tuple]:
     """`watch(env, ...)`: the learner of stable-baselines3, its policy and its episodes."""
 
     def trained(env: PanningEnv, seed: int = 0, **changes: object) -> tuple:
-        settings, made = dataclasses.replace(SETTINGS, **changes), []
-        kind, real = ALGORITHMS[settings.algorithm], OffPolicyAlgorithm.learn
+        settings, made = SETTINGS | changes, []
+        kind, real = ALGORITHMS[settings.get("algorithm", "td3")], OffPolicyAlgorithm.learn
 
         def learn(self: OffPolicyAlgorithm, *args: object, **more: object) -> OffPolicyAlgorithm:
             made.append(self)
@@ -72,7 +68,7 @@ def watch(monkeypatch) -> Callable[..., tuple]:
 
         with monkeypatch.context() as patch:
             patch.setattr(OffPolicyAlgorithm, "learn", learn)
-            policy, episodes = train_agent(env, settings, seed, progress=False)
+            policy, episodes = train_agent(env, seed, progress=False, **settings)
         assert {type(learner) for learner in made} == {kind}
         return made[-1], policy, episodes
 
@@ -110,20 +106,19 @@ def states(count: int = 20) -> np.ndarray:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_training_twice_gives_every_weight_and_episode_again(make_env, algorithm: str) -> None:
-    env, settings = make_env(), dataclasses.replace(SETTINGS, algorithm=algorithm)
+    env = make_env()
     torch.manual_seed(1), np.random.seed(1)
-    first = train(env, settings=settings)
+    first = train(env, algorithm=algorithm)
     torch.manual_seed(2), np.random.seed(2)
-    assert train(env, settings=settings) == first  # in an environment that was used before
-    assert train(make_env(), seed=1, settings=settings)[0] != first[0]
+    assert train(env, algorithm=algorithm) == first  # in an environment that was used before
+    assert train(make_env(), seed=1, algorithm=algorithm)[0] != first[0]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
     make_env, tmp_path, monkeypatch, algorithm: str
 ) -> None:
-    settings = dataclasses.replace(SETTINGS, algorithm=algorithm)
-    expected = train(make_env(), settings=settings)
+    expected = train(make_env(), algorithm=algorithm)
     drawn = [row["sparsity"] for row in expected[2]]
     assert len(set(drawn)) == len(drawn)  # a seam is no return to the beginning
     kept = tmp_path / "agent"
@@ -141,7 +136,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, name, stop)
-            train(make_env(), settings=settings, checkpoints=kept)
+            train(make_env(), algorithm=algorithm, checkpoints=kept)
 
     def seams() -> list[str]:
         return sorted(path.parent.name for path in kept.glob("*/episodes.json"))
@@ -153,9 +148,9 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
     assert (kept / "seam-0002" / "agent.zip").is_file()
     interrupted((PanningEnv, "step"), 30)
     assert seams() == ["seam-0002"]  # in the third segment
-    assert train(make_env(), settings=settings, checkpoints=kept) == expected
+    assert train(make_env(), algorithm=algorithm, checkpoints=kept) == expected
     monkeypatch.delattr(PanningEnv, "step")  # a finished training is found finished
-    assert train(make_env(), settings=settings, checkpoints=kept) == expected
+    assert train(make_env(), algorithm=algorithm, checkpoints=kept) == expected
 
 
 def test_segments_cover_the_steps_whatever_their_length(make_env, monkeypatch) -> None:
@@ -165,8 +160,7 @@ def test_segments_cover_the_steps_whatever_their_length(make_env, monkeypatch) -
     )
     for every in (30, 1000):
         steps.clear()
-        settings = dataclasses.replace(SETTINGS, checkpoint_every=every)
-        _, _, episodes = train(make_env(), settings=settings)
+        _, _, episodes = train(make_env(), checkpoint_every=every)
         assert len(steps) == 55
         assert sum(row["length"] for row in episodes) <= 55
         assert [row["step"] for row in episodes] == sorted(row["step"] for row in episodes)
@@ -207,15 +201,13 @@ def test_the_settings_reach_sac_and_the_card(make_env, watch) -> None:
 
 
 def test_an_unknown_algorithm_is_refused_by_name(make_env, tmp_path) -> None:
-    settings = dataclasses.replace(SETTINGS, algorithm="ppo")
-    with pytest.raises(ValueError, match="agent.algorithm must be 'td3' or 'sac', got 'ppo'"):
-        train(make_env(), settings=settings, checkpoints=tmp_path / "agent")
+    with pytest.raises(ValueError, match="algorithm must be 'td3' or 'sac', got 'ppo'"):
+        train(make_env(), algorithm="ppo", checkpoints=tmp_path / "agent")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_algorithms_learn_different_policies(make_env) -> None:
-    sac = dataclasses.replace(SETTINGS, algorithm="sac")
-    one, other = train(make_env()), train(make_env(), settings=sac)
+    one, other = train(make_env()), train(make_env(), algorithm="sac")
     assert {name: np.shape(weight) for name, weight in one[0].items()} == {
         name: np.shape(weight) for name, weight in other[0].items()
     }
@@ -264,8 +256,7 @@ def test_the_reward_is_scaled_for_the_learner_and_not_in_the_log(
 
 
 def test_the_scale_of_the_reward_is_learned_from(make_env) -> None:
-    scaled = dataclasses.replace(SETTINGS, reward_scale=0.01)
-    one, other = train(make_env()), train(make_env(), settings=scaled)
+    one, other = train(make_env()), train(make_env(), reward_scale=0.01)
     assert one[0] != other[0]
 
 
@@ -323,8 +314,8 @@ def test_a_policy_read_back_acts_the_same(policy, tmp_path, name: str, files: li
 def test_a_trained_agent_is_saved_and_loaded_whole(
     make_env, tmp_path, algorithm: str, action: str
 ) -> None:
-    settings = dataclasses.replace(SETTINGS, algorithm=algorithm, steps=20)
-    policy, _ = train_agent(make_env(action=action), settings, progress=False)
+    settings = SETTINGS | {"algorithm": algorithm, "steps": 20}
+    policy, _ = train_agent(make_env(action=action), progress=False, **settings)
     save_policy(policy, tmp_path / "agent")
     read = load_policy(tmp_path / "agent")
     assert read.card == policy.card

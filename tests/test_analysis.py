@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib import analysis
-from lib.results import interval
+from lib.study import analysis
+from lib.study.statistics import interval
 
 ENVIRONMENT = SimpleNamespace(alpha=100.0, grad_weight=0.2)
 
@@ -34,8 +34,8 @@ def returns() -> pd.DataFrame:
             level = rng.normal(-50, 20)  # of a network at a target, whoever prunes it
             luck = (0.0, 0.2 if rho == 0.9 else -0.2)
             rows += [
-                {"settings": settings, "policy": policy, "seed": seed, "final_target": rho}
-                | {"reward": level + earned(settings, policy, seed) + luck[policy == "agent 0"]}
+                {"settings": settings, "policy": policy, "seed": seed, "sparsity": rho}
+                | {"return": level + earned(settings, policy, seed) + luck[policy == "agent 0"]}
                 for policy in policies
             ]
     return pd.DataFrame(rows)
@@ -247,7 +247,7 @@ def actions(
     rng = np.random.default_rng(seed)
     seen = {name: rng.permutation(steps) for name in analysis.SEEN}
     columns = dict(zip(analysis.P, weights.T, strict=True))
-    where = {"policy": policy, "final_target": target}
+    where = {"policy": policy, "sparsity": target}
     return pd.DataFrame({**where, **columns, **seen, "iteration": range(1, steps + 1)})
 
 
@@ -304,7 +304,7 @@ def test_each_agent_and_target_has_an_episode_of_its_own() -> None:
     one = [actions(np.random.default_rng(i).uniform(0.1, 1, (2, 3))) for i in range(6)]
     names = itertools.product(("agent 0", "agent 1", "agent 2"), (0.9, 0.99))
     table = pd.concat(
-        [t.assign(policy=p, final_target=rho) for t, (p, rho) in zip(one, names, strict=True)],
+        [t.assign(policy=p, sparsity=rho) for t, (p, rho) in zip(one, names, strict=True)],
         ignore_index=True,
     )
     table["loss_sparse"] = np.arange(len(table))
@@ -321,7 +321,7 @@ def test_an_agent_that_ignores_its_state_depends_on_nothing() -> None:
     assert (found == 0).all(axis=None)
 
 
-# --- what is changed, and what is taken away -----------------------------------------------------
+# --- what is changed -----------------------------------------------------------------------------
 
 
 def settings(values: dict[tuple[str, str], float], seeds: int = 3) -> pd.DataFrame:
@@ -358,58 +358,3 @@ def test_a_choice_is_measured_against_the_reference_in_points_by_seed() -> None:
         ends = interval([expected - step, expected, expected + step], 0.95)
         assert (row["mean"], row["low"], row["high"]) == pytest.approx(ends)
         assert row["n"] == 3
-
-
-@pytest.fixture
-def taken_apart() -> tuple[pd.DataFrame, pd.DataFrame]:
-    methods = {
-        ("ResNet", "panning"): 0.9,
-        ("ResNet", "iterative_fused"): 0.1,
-        ("ResNet", "panning+shuffled"): 0.1,
-        ("VGG", "panning"): 0.5,
-        ("VGG", "iterative_fused"): 0.47,
-        ("VGG", "panning+shuffled"): 0.52,
-        ("VGG", "snip"): 0.1,
-    }
-    checks = {
-        ("snip", "unchanged"): 0.9,
-        ("panning", "unchanged"): 0.6,
-        ("panning", "reinitialised"): 0.55,
-        ("panning", "pixels"): 0.61,
-        ("panning", "labels"): 0.58,
-        ("snip", "pixels"): 0.1,
-        ("snip", "labels"): 0.1,
-        ("snip", "reinitialised"): 0.1,
-    }
-    comparison = settings(methods).rename(columns={"study": "task", "setting": "method"})
-    fewer = (comparison["task"] == "ResNet") & (comparison["sparsity"] > 0.9)
-    return (
-        comparison[~fewer],
-        settings(checks).rename(columns={"study": "method", "setting": "check"}),
-    )
-
-
-def test_the_main_task_is_the_one_with_the_most_sparsities_wherever_it_stands() -> None:
-    rows = [("b", 0.9), ("b", 0.9), ("b", 0.9), ("b", 0.99), ("a", 0.5), ("c", 0.5)]
-    rows += [("c", 0.9), ("c", 0.99)]
-    table = pd.DataFrame(rows, columns=["task", "sparsity"])
-    assert analysis.main_task(table) == analysis.main_task(table.iloc[::-1]) == "c"
-    assert analysis.main_task(table[table["task"] != "c"]) == "b"
-
-
-def test_a_part_is_worth_what_panning_loses_without_it_where_the_grid_is_widest(
-    taken_apart,
-) -> None:
-    found = analysis.parts(*taken_apart, 0.95)
-    expected = {
-        "return of weights": 3,
-        "choice within layers": -2,
-        "initial weights": 5,
-        "images": -1,
-        "classes": 2,
-    }
-    assert list(dict.fromkeys(found["part"])) == list(expected)
-    for row in found.to_dict("records"):
-        assert row["mean"] == pytest.approx(expected[row["part"]])
-        assert row["low"] < row["mean"] < row["high"] and row["n"] == 3
-    assert len(found) == 5 * 2

@@ -14,10 +14,10 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 import lib
-from lib.compaction import Compacted, compact, compacted
 from lib.masks import apply_masks
-from lib.models import flatten, prunable, unflatten
-from lib.reachability import effective_mask
+from lib.networks.compaction import Compacted, compact, compacted
+from lib.networks.inspection import flatten, prunable, unflatten
+from lib.networks.paths import effective_mask
 
 Masks = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Subset, TensorDataset
 
-from lib.data import ImageSet, scoring_batches
+from lib.data.images import ImageSet, scoring_batches
 
 
 def plain(images: Tensor, **augmentation: object) -> ImageSet:

@@ -5,7 +5,6 @@ values on the processor, where every operation on it is done, if CUDA would do i
 kernels of CUDA do (rounding, memory, speed) cannot be seen like this.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,8 +16,12 @@ from torch.optim import optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lib import config, datasets, experiments, sanity, studies, worlds
+from lib.data import sources
 from lib.methods import METHODS
+from lib.networks.architectures import build_model
+from lib.networks.inspection import prunable
+from lib.networks.probes import jacobian_singular_values
+from lib.study import agents, checks, loops, parameters, pruning, worlds
 
 GPU = torch.device("meta")
 
@@ -137,11 +140,21 @@ def test_the_game_has_the_rules_of_cuda(played: Played) -> None:
 
 # --- cells ---------------------------------------------------------------------------------------
 
-SCORING = config.Scoring(per_class=1, count=2, temperature=200)
-TRAINING = config.Training(1, 64, 0.1, 0.9, 0.0005)
+SCORING = parameters.Scoring(per_class=1, count=2, temperature=200.0)
+TRAINING = parameters.Training(
+    epochs=1, batch_size=64, learning_rate=0.1, momentum=0.9, weight_decay=0.0005
+)
 STEPS = 2
-ENVIRONMENT = config.Environment(
-    *("lenet300", 0.05, 100, STEPS, (0.8, 0.9), 100, 0.2, STEPS), trial_steps=2
+ENVIRONMENT = parameters.Environment(
+    **{"network": "lenet300", "width": 0.05, "seed": 100, "steps": STEPS, "sparsity": (0.8, 0.9)},
+    **{"alpha": 100.0, "grad_weight": 0.2, "calibration_steps": STEPS, "action": "linear"},
+    **{"objective": "paper", "trial_steps": 2},
+)
+AGENT = parameters.Agent(
+    **{"steps": 12, "algorithm": "td3", "learning_rate": 0.001, "batch_size": 4, "gamma": 0.99},
+    **{"tau": 0.01, "policy_noise": 0.2, "noise_clip": 0.5, "policy_delay": 2, "hidden": (4,)},
+    **{"exploration_noise": 0.1, "learning_starts": 4, "reward_scale": 1.0},
+    **{"checkpoint_every": 12},
 )
 PLACE = {"data": "digits", "network": "lenet300", "width": 0.05, "seed": 0, "scoring": SCORING}
 
@@ -154,12 +167,12 @@ def same(function: Callable, **cell: Any) -> None:
 
 def prune(**cell: Any) -> list[dict[str, float]]:
     """`prune_and_train`, as a table of one row."""
-    return [experiments.prune_and_train(**{"training": TRAINING, "steps": STEPS} | PLACE | cell)]
+    return [pruning.prune_and_train(**{"training": TRAINING, "steps": STEPS} | PLACE | cell)]
 
 
 @pytest.mark.parametrize("method", ["dense", *METHODS])
 def test_a_method_prunes_and_trains_there(toy, played: Played, method: str) -> None:
-    cell = {"network": "lenet5", "width": 0.1, "probe": method != "dense"}
+    cell = {"network": "lenet5", "width": 0.1}
     if method == "rlpanning":
         cell["policy"] = ["random", 0]
     same(prune, method=method, sparsity=0.0 if method == "dense" else 0.8, **cell)
@@ -172,14 +185,26 @@ def test_pictures_are_cropped_and_mirrored_there(
     published: Callable, played: Played, network: str
 ) -> None:
     published("cifar10", 20, 10)
-    datasets.fetch(config.Data("cifar10", 0, 0))
+    sources.fetch("cifar10")
     worlds._kept.cache_clear()  # the images of another test, of the same name
-    cell = {"data": "cifar10", "network": network, "probe": network == "vgg11"}
-    same(prune, method="panning", sparsity=0.8, holdout=0.2, fraction=0.5, **cell)
+    cell = {"data": "cifar10", "network": network, "fraction": 0.5}
+    same(prune, method="panning", sparsity=0.8, holdout=0.2, **cell)
     assert played.seen >= {"flip", "constant_pad_nd", "native_batch_norm_backward"}
 
 
-@pytest.mark.parametrize("check", sanity.CHECKS)
+@pytest.mark.parametrize("network", ["lenet5", "vgg11"])
+def test_a_jacobian_is_taken_there(played: Played, network: str) -> None:
+    torch.manual_seed(0)
+    model, images = build_model(network, width=0.1), torch.randn(2, 1, 28, 28)
+    masks = {name: torch.rand(w.shape) < 0.5 for name, w in prunable(model).items()}
+    here = jacobian_singular_values(model, masks, images)
+    masks = {name: mask.to(GPU) for name, mask in masks.items()}
+    there = jacobian_singular_values(model.to(GPU), masks, images.to(GPU))
+    assert there.device == GPU
+    assert torch.equal(there.cpu(), here)
+
+
+@pytest.mark.parametrize("check", checks.CHECKS)
 def test_a_sanity_check_is_made_there(toy, played: Played, check: str) -> None:
     same(prune, method="iterative_snip", sparsity=0.8, check=check)
 
@@ -187,8 +212,8 @@ def test_a_sanity_check_is_made_there(toy, played: Played, check: str) -> None:
 @pytest.mark.parametrize("objective", ["paper", "trainability"])
 def test_policies_are_judged_there(toy, played: Played, objective: str) -> None:
     same(
-        studies.judge,
-        environment=dataclasses.replace(ENVIRONMENT, objective=objective),
+        agents.judge,
+        environment=ENVIRONMENT.changed(objective=objective),
         sparsity=0.9,
         policies={"a": (0.2, 0.5, 0.3), "b": ("random", 0)},
         training=TRAINING,
@@ -198,22 +223,19 @@ def test_policies_are_judged_there(toy, played: Played, objective: str) -> None:
 
 
 def test_an_agent_learns_on_the_processor_of_a_network_there(toy, played: Played) -> None:
-    agent = config.Agent(
-        *(12, 0.001, 4, 0.99, 0.01, 0.2, 0.5, 2, 0.1, 4, (4,), 12, (0,), (0.9,), (0,))
-    )
     world = {"data": "digits", "environment": ENVIRONMENT, "scoring": SCORING}
-    learned = experiments.train_policy(**world, agent=agent, seed=0, device=GPU.type)
+    learned = agents.train_policy(**world, agent=AGENT, seed=0, device=GPU.type)
     assert not any(isinstance(weight, Remote) for weight in learned["weights"].values())
     policy = {"weights": learned["weights"], "card": learned["card"]}
     cell = PLACE | world | {"policy": policy, "sparsities": [0.8, 0.9]}
-    same(experiments.evaluate_policy, **cell)
+    same(agents.evaluate_policy, **cell)
 
 
 def test_the_loop_is_watched_there(toy, played: Played) -> None:
     cell = PLACE | {"steps": STEPS}
     traces = [
-        studies.trace(**cell, sparsity=0.9, policy="staged", device=device)
+        loops.trace(**cell, sparsity=0.9, policy="staged", device=device)
         for device in ("cpu", GPU.type)
     ]
     assert traces[0] == traces[1]
-    same(studies.collapse, **cell, method="force", compressions=[10, 100])
+    same(loops.collapse, **cell, method="force", compressions=[10, 100])

@@ -18,11 +18,11 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_agen
 
 import lib
 from lib import environment, metrics
-from lib.bank import Extremes, Observation
 from lib.environment import ACTIONS, PanningEnv, Reward, reward, rollout
-from lib.models import flatten
+from lib.networks.inspection import flatten, prunable
+from lib.networks.probes import trainability
 from lib.policies import EFFECTIVE, TARGET, TIME, constant_policy, random_policy, staged_policy
-from lib.probes import trainability
+from lib.scores import Extremes, Observation
 
 LOW, HIGH = 0.5, 0.97
 SYNFLOW = np.array([1, -1, -1], dtype=np.float32)  # the action for p = (1, 0, 0)
@@ -114,7 +114,7 @@ def test_the_seed_decides_the_target_and_an_unseeded_reset_draws_the_next(env) -
 @pytest.mark.parametrize("high", [0.99, 1.0])
 def test_each_decade_of_density_is_as_likely(make, mlp, high: float) -> None:
     env = make(sparsity=(LOW, high), steps=1)
-    single = 1 - 1 / flatten(lib.models.prunable(mlp)).numel()
+    single = 1 - 1 / flatten(prunable(mlp)).numel()
     top = min(high, single)
     assert env.sparsity_range == (LOW, top)
     env.reset(seed=0)

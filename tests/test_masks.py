@@ -1,6 +1,10 @@
 """Exactly k weights, ties decided; counted, shared out over layers, applied."""
 
+import copy
+import dataclasses
 import math
+import pickle
+from collections.abc import Mapping
 from fractions import Fraction
 
 import pytest
@@ -10,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.utils import prune
 
 from lib import masks
-from lib.models import flatten, prunable, unflatten
+from lib.networks.inspection import flatten, prunable, unflatten
 
 # --- how many, and which -------------------------------------------------------------------------
 
@@ -90,13 +94,71 @@ def test_few_of_many_are_found_whatever_a_sample_of_them_says(kept: int) -> None
         assert masks.top_k(scores, kept).nonzero().squeeze(1).tolist() == sorted(expected.tolist())
 
 
-def test_sparsity_and_layer_densities_count_weights(mlp) -> None:
-    weights = prunable(mlp)
-    mask = torch.zeros(288 + 48 + 18, dtype=torch.bool)
-    mask[:72], mask[-9:] = True, True
-    assert masks.sparsity(mask) == 1 - 81 / 354
-    densities = masks.layer_densities(mask, weights)
-    assert densities == {"1.weight": 0.25, "3.weight": 0.0, "5.weight": 0.5}
+# --- one mask, two views -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mask(mlp) -> masks.Mask:
+    flat = torch.zeros(288 + 48 + 18, dtype=torch.bool)
+    flat[:72], flat[-9:] = True, True
+    return masks.Mask(flat, prunable(mlp))
+
+
+def test_a_mask_counts_its_weights(mask) -> None:
+    assert (mask.count, masks.count(mask.flat)) == (81, 81)
+    assert mask.sparsity == masks.sparsity(mask.flat) == 1 - 81 / 354
+    assert mask.densities == {"1.weight": 0.25, "3.weight": 0.0, "5.weight": 0.5}
+    assert repr(mask) == "Mask(81 of 354 weights, 3 layers)"
+
+
+def test_the_views_of_a_mask_are_one_memory(mask, mlp) -> None:
+    assert isinstance(mask, Mapping) and len(mask) == 3 and "3.weight" in mask
+    assert {n: m.shape for n, m in mask.items()} == {n: w.shape for n, w in prunable(mlp).items()}
+    assert torch.equal(flatten(mask), mask.flat)
+    mask["3.weight"][5, 7] = True
+    assert mask.flat[288 + 47] and mask.count == 82
+    mask.flat[0] = False
+    assert not mask["1.weight"][0, 0]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copied_mask_is_whole_and_its_own(mask, copied) -> None:
+    mask["1.weight"]  # the views may have been made
+    twin = copied(mask)
+    assert twin == mask
+    twin["5.weight"][0, 0] = True
+    assert twin.flat[288 + 48] and twin.count == 82
+    assert twin != mask and mask.count == 81
+
+
+def test_masks_are_equal_where_names_shapes_and_weights_are(mask) -> None:
+    renamed = {"a": (8, 36), "b": (6, 8), "c": (3, 6)}
+    turned = {"1.weight": (36, 8), "3.weight": (6, 8), "5.weight": (3, 6)}
+    assert mask == masks.Mask(mask.flat.clone(), mask.shapes)
+    for other in (masks.Mask(mask.flat, renamed), masks.Mask(mask.flat, turned)):
+        assert mask != other
+    assert mask != masks.Mask(~mask.flat, mask.shapes) and mask != dict(mask)
+
+
+def test_a_mask_is_frozen(mask) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        mask.flat = ~mask.flat
+    with pytest.raises(TypeError):
+        mask["1.weight"] = torch.ones(8, 36, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("flat", "error", "message"),
+    [
+        (torch.ones(353).bool(), ValueError, r"flat must have shape \(354,\).*got \(353,\)"),
+        (torch.ones(1, 354).bool(), ValueError, r"flat must have shape .*got \(1, 354\)"),
+        (torch.ones(354), TypeError, "flat must be a tensor of torch.bool, got torch.float32"),
+        ([True] * 354, TypeError, "flat must be a tensor of torch.bool, got list"),
+    ],
+)
+def test_a_vector_that_is_no_mask_is_refused(mlp, flat, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        masks.Mask(flat, prunable(mlp))
 
 
 # --- Erdős-Rényi-kernel --------------------------------------------------------------------------

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lib import masks, metrics
-from lib.bank import Extremes
-from lib.calibration import calibrate
 from lib.masks import apply_masks, erk_counts, kept_count
 from lib.methods import METHODS, pan, range_of
-from lib.models import flatten, prunable
+from lib.networks.inspection import flatten, prunable
 from lib.panning import Panning as Process
+from lib.panning import calibrate
 from lib.policies import Policy, constant_policy, staged_policy
+from lib.scores import Extremes
 
 WITHOUT_AGENT = [method for method in METHODS if method != "rlpanning"]
 ONE_SHOT = ("random", "erk", "magnitude", "snip", "grasp")

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from lib import fusion, metrics
-from lib.models import build_model, flatten, prunable, unflatten
+from lib import metrics
+from lib.networks.architectures import build_model
+from lib.networks.inspection import flatten, prunable, unflatten
 from lib.panning import Panning
 from lib.policies import staged_policy
+from lib.scores import normalise
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -64,7 +66,7 @@ def test_scores_are_those_of_the_authors_program(reference, metric: str, iterati
     mask = process.mask if metric == "synflow" else None
     scores = getattr(metrics, metric)(reference.model, mask, reference.batches[0])
     expected = torch.from_numpy(reference.data[f"score:{metric}:{iteration}"])
-    torch.testing.assert_close(fusion.normalise(scores), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(normalise(scores), expected, rtol=1e-4, atol=1e-4)
 
 
 # --- the definitions -----------------------------------------------------------------------------
@@ -128,6 +130,26 @@ def test_synflow_is_the_weight_times_the_slope_of_the_path_norm(
     slope = finite_differences(path_norm_of(model, batch), at)
     scores = metrics.synflow(model, mask, batch)
     torch.testing.assert_close(scores, theta * slope, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS)
+def test_weights_that_were_found_need_not_be_found_again(
+    cnn, batches, some_mask, monkeypatch, metric: str
+) -> None:
+    """And may be a part of them: the others stay whole."""
+    score = getattr(metrics, metric)
+    weights = prunable(cnn, ["4"])
+    mask = some_mask(flatten(weights).numel())
+    found = score(cnn, mask, batches[0], weights=weights)
+    everything = torch.ones(131, dtype=torch.bool)
+    parts = unflatten(everything, prunable(cnn))
+    for name, part in unflatten(mask, weights).items():
+        parts[name].copy_(part)
+    if metric != "grasp":  # whose flow ΔL is that of the weights that are counted
+        whole = unflatten(score(cnn, everything, batches[0]), prunable(cnn))
+        torch.testing.assert_close(found, flatten([whole[name] for name in weights]))
+    monkeypatch.setattr(metrics, "prunable", None)
+    assert torch.equal(score(cnn, mask, batches[0], weights=weights), found)
 
 
 @pytest.mark.parametrize("metric", metrics.METRICS)
@@ -223,7 +245,7 @@ def test_synflow_does_not_overflow_where_float32_does() -> None:
     scores = metrics.synflow(model, None, (ones, torch.zeros(1)))
     assert scores.dtype == torch.float64
     assert scores.isfinite().all()
-    assert fusion.normalise(scores).isfinite().all()
+    assert normalise(scores).isfinite().all()
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e-3, 1.0, 1e3, 1e9])

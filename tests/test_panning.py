@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib import metrics
-from lib.bank import Extremes, Observation
-from lib.calibration import calibrate
-from lib.fusion import SCORES, fuse, normalise
 from lib.masks import kept_count, top_k
-from lib.models import flatten, prunable, unflatten
-from lib.panning import Panning
+from lib.networks.inspection import flatten, prunable, unflatten
+from lib.networks.paths import effective_mask
+from lib.panning import Panning, calibrate
 from lib.policies import (
     EFFECTIVE,
     GRAD,
@@ -34,7 +32,7 @@ from lib.policies import (
     staged_policy,
     targets,
 )
-from lib.reachability import effective_mask
+from lib.scores import SCORES, Extremes, Observation, fuse, normalise
 
 P = (0.2, 0.5, 0.3)
 WIDE = Extremes(loss=(0.0, 4.0), grad_norm_sq=(0.0, 50.0))

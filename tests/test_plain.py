@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from benchmarks import plain
-from lib.bank import ScoreBank
-from lib.models import build_model, flatten
+from lib.networks.architectures import build_model
+from lib.networks.inspection import flatten
 from lib.panning import Panning
 from lib.policies import constant_policy, staged_policy
+from lib.scores import ScoreBank
 
 NETWORKS = {"lenet300": (1, 28), "lenet5": (1, 28), "resnet20": (3, 16), "vgg11": (3, 32)}
 

@@ -8,6 +8,7 @@ import pytest
 
 from lib.policies import (
     TARGET,
+    as_policy,
     constant_policy,
     random_policy,
     staged_policy,
@@ -65,6 +66,21 @@ def test_the_hand_made_policy_is_the_papers_and_changes_just_above_an_edge(above
 def test_stages_that_leave_a_target_without_p_are_refused(stages) -> None:
     with pytest.raises(ValueError, match="stages must be rows .*edges rising to 1; got"):
         staged_policy(stages)
+
+
+def test_any_callable_is_a_policy_and_says_what_it_needs() -> None:
+    plain = as_policy(lambda state: (1, 0, 0))
+    assert plain(state_at(0.5)) == (1, 0, 0)
+    assert (plain.needs_loss, plain.sparsity) == (True, None)  # it may look at anything
+
+    def trained(state: np.ndarray) -> tuple[float, ...]:
+        return (0, 1, 0)
+
+    trained.needs_loss, trained.sparsity = True, (0.5, 0.9)
+    assert as_policy(trained).sparsity == (0.5, 0.9)
+    assert not as_policy(staged_policy()).needs_loss
+    with pytest.raises(ValueError, match="policy must be callable, .*got 'hand-made'"):
+        as_policy("hand-made")
 
 
 def test_the_random_policy_is_seeded_and_varied() -> None:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib.data import scoring_batches
-from lib.models import build_model, flatten, prunable, unflatten
-from lib.probes import jacobian_singular_values, trainability
+from lib.data.images import scoring_batches
+from lib.networks.architectures import build_model
+from lib.networks.inspection import flatten, prunable, unflatten
+from lib.networks.probes import jacobian_singular_values, trainability
 
 Masks = dict[str, Tensor]
 

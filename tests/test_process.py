@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from lib import process
+from lib.study import process
 
 
 def test_setup_means_one_thread_and_deterministic_algorithms(monkeypatch) -> None:

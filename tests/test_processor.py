@@ -1,5 +1,6 @@
 """One instruction set everywhere, however the process was started, unless somebody asks."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -32,6 +33,7 @@ print(hashlib.sha256(weights).hexdigest())
 """
 
 
+@functools.cache
 def run(code: str, **environment: str) -> str:
     plain = {k: v for k, v in os.environ.items() if "CPU" not in k and "MKL" not in k}
     done = subprocess.run(

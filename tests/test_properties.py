@@ -1,4 +1,6 @@
-"""What holds of any network, any sparsity and any settings; some thousands of cases."""
+"""What holds of any network, any sparsity and any settings."""
+
+import os
 
 import numpy as np
 import torch
@@ -8,14 +10,15 @@ from strategies import networks
 from torch import nn
 
 from lib import METHODS, Panning, apply_masks, compact, metrics, pan
-from lib.fusion import SCORES, normalise
 from lib.masks import kept_count
-from lib.models import flatten, prunable, unflatten
+from lib.networks.inspection import flatten, prunable, unflatten
+from lib.networks.paths import effective_mask
 from lib.panning import FUSIONS, GRADIENTS
 from lib.policies import SCHEDULES
-from lib.reachability import effective_mask
+from lib.scores import SCORES, normalise
 
-many = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+CASES = int(os.environ.get("PANNING_CASES", "1000"))  # a short run may ask for fewer
+many = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 SEEDS = st.integers(0, 2**31)
 SPARSITIES = st.one_of(
     st.floats(0, 0.999, allow_subnormal=False), st.floats(0.9, 1, exclude_max=True)

@@ -7,43 +7,56 @@ import pytest
 import torch
 from torch import nn
 
-from tools import findings, measured, readme
+from tools import readme
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+# 86.4 %<!-- accuracy/LeNet-5/panning/0.999 -->, **−3.2** points<!-- difference/... -->
+QUOTED = re.compile(r"([-+−]?\d+(?:\.\d+)?)([^\d<\n]{0,20})<!-- (\w+/.+?) -->")
 
 
-def test_the_results_in_the_readme_are_those_of_the_tables():
-    assert readme.section() in TEXT, "run `python -m tools.readme` after a rebuild"
-    text = findings.DOCUMENT.read_text(encoding="utf-8")
-    assert findings.document() == text, "run `python -m tools.readme` after a rebuild"
+def quoted(text: str, facts: dict[str, float]) -> list[tuple[str, str]]:
+    """Each number of a text that names a fact, as it is shown and as it was measured."""
+    pairs = []
+    for shown, _, name in QUOTED.findall(text):
+        digits, sign = len(shown.partition(".")[2]), "+" * (shown[0] == "+")
+        pairs.append((shown.replace("−", "-"), f"{facts[name]:{sign}.{digits}f}"))
+    return pairs
 
 
-def test_prose_that_a_rebuild_has_overturned_is_not_written():
-    (row,) = (
-        row
-        for row in measured.rows("full/table_claims")
-        if row["statement"] == "Panning is above SNIP on LeNet-300-100, mean over sparsities"
-    )
-    assert f"({float(row['low']):+.1f} to" in measured.said(row["statement"], row["verdict"])
-    for verdict in {"holds", "open", "contradicted"} - {row["verdict"]}:
-        with pytest.raises(ValueError, match=rf"{row['verdict']} now"):
-            measured.said(row["statement"], verdict)
-    with pytest.raises(ValueError, match="no statement"):
-        measured.said("Panning is above everything", "holds")
-    with pytest.raises(ValueError, match="holds now"):
-        measured.nowhere("random at Panning's densities on LeNet-300-100")
+def test_a_quoted_number_is_compared_in_the_digits_that_are_shown() -> None:
+    text = "So 50 %<!-- a/b --> and **{}** points<!-- a/c d -->."
+    for shown, equal in (("+0.38", True), ("0.375", True), ("0.37", False), ("−0.38", False)):
+        (_, (mine, measured)) = quoted(text.format(shown), {"a/b": 49.6, "a/c d": 0.3751})
+        assert (mine == measured) is equal
+    with pytest.raises(KeyError, match="a/b"):
+        quoted(text, {})
 
 
-@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))])
-def test_files_and_folders_that_a_document_links_to_exist(document):
+def test_what_is_generated_is_of_todays_tables() -> None:
+    assert readme.readme(TEXT) == TEXT, "run `make readme` after a rebuild"
+    results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    assert readme.results() == results, "run `make readme` after a rebuild"
+
+
+def test_numbers_in_prose_are_those_of_the_tables() -> None:
+    pairs = quoted(TEXT, readme.facts())
+    assert len(pairs) >= 4  # a number for each finding
+    assert [pair for pair in pairs if pair[0] != pair[1]] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_and_folders_that_a_document_links_to_exist(document: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text(encoding="utf-8")):
         assert not target or (document.parent / target).exists(), target
 
 
-def test_every_module_of_lib_is_named():
-    for path in (ROOT / "lib").glob("*.py"):
-        assert path.stem == "__init__" or f"`{path.stem}`" in TEXT, path.stem
+def test_readme_is_short_and_maps_all_that_one_sees_first() -> None:
+    assert len(TEXT.splitlines()) <= 150
+    parts = [path.name for path in (ROOT / "lib").iterdir() if path.name[0] not in "_."]
+    for name in [*parts, *(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))]:
+        assert name.removesuffix(".py") in TEXT, name
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, flags=re.S))

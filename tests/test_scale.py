@@ -1,4 +1,4 @@
-"""What docs/scale.md says is what is counted, and its recipe for large batches is right."""
+"""What docs/scale.md says of other machines and larger batches is right."""
 
 import re
 from pathlib import Path
@@ -7,66 +7,31 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lib import grids, metrics, plan
-from lib.models import build_model, prunable
-from tools import scale
+from lib import metrics
+from lib.networks.architectures import build_model
+from lib.networks.inspection import prunable
+from lib.study import parameters
 
 ROOT = Path(__file__).parents[1]
-TEXT = scale.DOCUMENT.read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 
 
-def test_the_document_shows_what_the_script_prints(monkeypatch, tmp_path, capsys) -> None:
-    copy = tmp_path / "scale.md"
-    copy.write_text(TEXT, encoding="utf-8")
-    monkeypatch.setattr(scale, "DOCUMENT", copy)
-    scale.main()
-    assert copy.read_text(encoding="utf-8") == TEXT, "run `python tools/scale.py`"
-    printed = capsys.readouterr().out
-    assert re.findall(r"^\|.*$", TEXT, re.M) == re.findall(r"^\|.*$", printed, re.M)
-
-
-def test_the_cells_are_those_of_the_formula_in_the_document() -> None:
-    paper = plan.load(ROOT / "profiles" / "paper.yaml")
-    cells = scale.costs(paper, scale.measured())
-    for task in paper.claim_a.tasks:
-        some = cells[cells["task"] == task.name]
-        assert len(some) == len(task.seeds) * (1 + len(task.methods) * len(task.sparsities))
-        batches = -(-scale.SETS[task.data][0] // task.batch_size)
-        assert set(some["steps"]) == {task.epochs * batches}
-    claim_a = sum((cells["task"] == task.name).sum() for task in paper.claim_a.tasks)
-    assert f"trains {claim_a:,} networks" in (ROOT / "profiles" / "paper.yaml").read_text()
-
-
-def test_pruning_is_counted_by_iterations() -> None:
-    paper, seconds = plan.load(ROOT / "profiles" / "paper.yaml"), scale.measured()
-    task = paper.claim_a.tasks[0]
-    cost = {
-        cell["method"]: scale.pruning_seconds(cell, seconds)
-        for _, cell in grids.comparison(paper, task, {})
-    }
-    assert cost["dense"] == 0
-    assert cost["panning"] == pytest.approx(paper.panning.steps * cost["snip"])
-
-
-def test_the_assumed_factors_in_the_text_are_the_scripts() -> None:
-    low, high = scale.GPU_FACTORS
-    assert f"{low} or {high} times as fast" in TEXT
-
-
-def test_settings_that_the_document_names_exist() -> None:
-    known = plan.SECTIONS["compute"].__dataclass_fields__
+def test_settings_and_files_that_the_document_names_exist() -> None:
     (block,) = re.findall(r"```yaml\ncompute:\n(.*?)```", TEXT, re.S)
-    assert set(re.findall(r"^  (\w+):", block, re.M)) == set(known)
-    for test in re.findall(r"`(tests/\w+\.py|profiles/[\w/]+\.yaml|lib/\w+\.py)`", TEXT):
-        assert (ROOT / test).is_file(), test
-    headings = {
-        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
-        for title in re.findall(r"^## (.+)$", TEXT, re.M)
-    }
-    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) == headings
+    assert set(re.findall(r"^  (\w+):", block, re.M)) == set(parameters.Compute.model_fields)
+    for name in re.findall(r"`((?:tests|profiles|lib|benchmarks)/[\w/]+\.\w+)`", TEXT):
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_score_bank_of_a_vgg19_takes_what_the_document_says() -> None:
+    with torch.device("meta"):
+        model = build_model("vgg19", 3, 10)
+    weights = sum(weight.numel() for weight in prunable(model).values())
+    assert f"is {weights * 8 * 10 / 1e9:.1f} GB for VGG-19 and ten batches" in TEXT
 
 
 def test_a_batch_taken_in_pieces_has_the_scores_of_the_whole() -> None:
+    """If the pieces share one gradient g; and not if each has its own."""
     torch.manual_seed(0)
     model = build_model("lenet5", width=0.2).double()
     inputs, targets = torch.randn(40, 1, 28, 28, dtype=torch.float64), torch.arange(40) % 10
@@ -81,13 +46,19 @@ def test_a_batch_taken_in_pieces_has_the_scores_of_the_whole() -> None:
     def mean(parts: list) -> list:
         return [sum(each) / len(parts) for each in zip(*parts, strict=True)]
 
-    g = mean([gradient(piece, graph=False) for piece in pieces])
-    products = [
-        sum((mine * whole).sum() for mine, whole in zip(gradient(piece, True), g, strict=True))
-        for piece in pieces
-    ]
-    hg = mean([torch.autograd.grad(product, weights) for product in products])
-    for score, ours, factor in ((snip, g, 1), (grasp, hg, 2)):
-        pairs = zip(weights, ours, strict=True)
-        expected = torch.cat([(factor * w * each).flatten() for w, each in pairs])
-        assert (score - expected).abs().max() < 1e-10 * score.abs().max()
+    def hessian_times(piece: tuple, vector: list) -> tuple:
+        pairs = zip(gradient(piece, graph=True), vector, strict=True)
+        return torch.autograd.grad(sum((mine * v).sum() for mine, v in pairs), weights)
+
+    def error(score: torch.Tensor, derivative: list, factor: int) -> float:
+        pairs = zip(weights, derivative, strict=True)
+        found = torch.cat([(factor * w * d).flatten() for w, d in pairs])
+        return ((score - found).abs().max() / score.abs().max()).item()
+
+    own = [gradient(piece, graph=False) for piece in pieces]
+    g = mean(own)
+    hg = mean([hessian_times(piece, g) for piece in pieces])
+    wrong = mean([hessian_times(*pair) for pair in zip(pieces, own, strict=True)])
+    assert error(snip, g, 1) == pytest.approx(0, abs=1e-10)
+    assert error(grasp, hg, 2) == pytest.approx(0, abs=1e-10)
+    assert error(grasp, wrong, 2) > 0.01

@@ -1,26 +1,25 @@
 """A search keeps to its budget, starts from what is known, and sees no test image."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small import CELL, ENVIRONMENT, SCORING, TRAINING, WORLD
 
-from lib import config, experiments, search, worlds
 from lib.environment import PanningEnv
-from lib.experiments import prune_and_train
 from lib.policies import STAGES
-from lib.search import search_constant, search_stages
-from lib.studies import earn
-from lib.worlds import make_environment, make_policy
+from lib.study import agents, pruning, search, worlds
+from lib.study.agents import earn
+from lib.study.pruning import prune_and_train
+from lib.study.search import search_constant, search_stages
+from lib.study.worlds import make_environment, make_policy
 
-SCORING = config.Scoring(per_class=2, count=2, temperature=200.0)
-ENVIRONMENT = config.Environment("lenet300", 0.02, 5, 3, (0.5, 0.9), 100.0, 0.2, 3)
-CONSTANT = {"data": "digits", "environment": ENVIRONMENT, "scoring": SCORING, "device": "cpu"}
-CONSTANT |= {"budget": 100, "sparsities": [0.7, 0.9], "seed": 0}
+CONSTANT = WORLD | {"environment": ENVIRONMENT.changed(steps=3, calibration_steps=3)}
+PLACE = {"network": "lenet300", "width": 0.02, "seed": 5}  # an agent's own
+BUDGET = {"budget": 100, "sparsities": [0.7, 0.9], "seed": 0}
 STAGED = {"data": "digits", "network": "lenet300", "width": 0.02, "network_seed": 7}
-STAGED |= {"training": config.Training(1, 30, 0.1, 0.9, 0.0001), "scoring": SCORING}
-STAGED |= {"steps": 2, "sparsities": [0.8, 0.9], "holdout": 0.25, "device": "cpu"}
+STAGED |= {"training": TRAINING, "scoring": SCORING, "device": "cpu"}
+STAGED |= {"steps": 2, "sparsities": [0.8, 0.9], "holdout": 0.25}
 HAND_MADE = [list(row) for row in STAGES]
 
 
@@ -39,7 +38,7 @@ def steps(monkeypatch) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize("budget", [18, 23, 24, 60, 100])
 def test_the_search_takes_no_more_steps_than_its_budget(toy, steps, budget: int) -> None:
-    found = search_constant(**CONSTANT | {"budget": budget})
+    found = search_constant(**CONSTANT | BUDGET | {"budget": budget})
     episode = 3 * 2  # of both targets
     assert len(steps) == found["trials"] * episode
     assert budget - episode < len(steps) <= budget
@@ -48,17 +47,14 @@ def test_the_search_takes_no_more_steps_than_its_budget(toy, steps, budget: int)
 @pytest.mark.parametrize("budget", [0, 6, 17])
 def test_a_budget_that_does_not_reach_for_the_corners_is_refused(toy, steps, budget: int) -> None:
     with pytest.raises(ValueError, match=f"budget: {budget} steps are {budget // 6} episodes"):
-        search_constant(**CONSTANT | {"budget": budget})
+        search_constant(**CONSTANT | BUDGET | {"budget": budget})
     assert not steps
 
 
 def test_the_corners_are_tried_first_and_the_search_ends_no_lower(toy, steps) -> None:
-    found = search_constant(**CONSTANT)
+    found = search_constant(**CONSTANT, **BUDGET)
     assert list(dict.fromkeys(steps))[:3] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
-    env = make_environment(
-        **{key: CONSTANT[key] for key in ("data", "environment", "scoring", "device")},
-        **{"network": "lenet300", "width": 0.02, "seed": 5},
-    )
+    env = make_environment(**CONSTANT, **PLACE)
 
     def mean_return(p: list[float]) -> float:
         return float(np.mean([earn(env, make_policy(p), rho)["return"] for rho in (0.7, 0.9)]))
@@ -70,8 +66,8 @@ def test_the_corners_are_tried_first_and_the_search_ends_no_lower(toy, steps) ->
 
 
 def test_a_search_for_a_constant_is_the_same_again_by_its_seed(toy) -> None:
-    first = search_constant(**CONSTANT)
-    assert search_constant(**CONSTANT) == first
+    first = search_constant(**CONSTANT, **BUDGET)
+    assert search_constant(**CONSTANT, **BUDGET) == first
     assert set(first) == {"policy", "return", "trials"}
     assert len(first["policy"]) == 3 and all(0 <= p <= 1 for p in first["policy"])
 
@@ -79,7 +75,7 @@ def test_a_search_for_a_constant_is_the_same_again_by_its_seed(toy) -> None:
 def test_another_seed_tries_other_constants(toy, steps) -> None:
     def tried(seed: int) -> list[tuple[float, ...]]:
         steps.clear()
-        search_constant(**CONSTANT | {"seed": seed, "budget": 36})
+        search_constant(**CONSTANT | BUDGET | {"seed": seed, "budget": 36})
         return list(dict.fromkeys(steps))
 
     one, other = tried(0), tried(1)
@@ -186,7 +182,7 @@ class Forbidden:
 
 def test_no_search_looks_at_a_test_image(toy, monkeypatch) -> None:
     real = worlds.load
-    constant = search_constant(**CONSTANT | {"budget": 24})
+    constant = search_constant(**CONSTANT | BUDGET | {"budget": 24})
     table = search_stages(**STAGED | {"trials": 2, "seed": 0})
     asked = []
 
@@ -194,15 +190,10 @@ def test_no_search_looks_at_a_test_image(toy, monkeypatch) -> None:
         asked.append(name)
         return real(name, device)[0], Forbidden()
 
-    for room in (worlds, experiments):
+    for room in (worlds, agents, pruning):
         monkeypatch.setattr(room, "load", load)
-    assert search_constant(**CONSTANT | {"budget": 24}) == constant
+    assert search_constant(**CONSTANT | BUDGET | {"budget": 24}) == constant
     assert search_stages(**STAGED | {"trials": 2, "seed": 0}) == table
     assert asked == ["digits"] * (1 + 2 * 2)
     with pytest.raises(AssertionError, match="test images"):  # as who is tested would
-        plain = SimpleNamespace(**STAGED)
-        prune_and_train(
-            **{"data": "digits", "network": plain.network, "width": plain.width, "seed": 0},
-            **{"training": plain.training, "scoring": SCORING, "device": "cpu", "steps": 2},
-            **{"method": "panning", "sparsity": 0.8},
-        )
+        prune_and_train(**CELL)

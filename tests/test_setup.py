@@ -1,5 +1,6 @@
 """The files that set the project up agree with each other."""
 
+import ast
 import configparser
 import os
 import re
@@ -47,13 +48,28 @@ def test_a_direct_dependency_is_locked_at_a_version_it_admits(line: str) -> None
 
 
 def test_the_lock_has_exact_versions_and_nothing_else() -> None:
-    # No address, option, path or hash.
+    assert "://" not in LOCK  # and in no comment either
     pin = re.compile(r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; [\w .'<>=!()]+)?")
     assert [line for line in LOCK_LINES if not pin.fullmatch(line)] == []
 
 
-def test_the_lock_gives_no_address() -> None:
-    assert "://" not in LOCK
+def test_whatever_is_imported_is_declared() -> None:
+    declared = {
+        canonicalize_name(Requirement(line).name)
+        for lines in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+        for line in lines
+    }
+    imported = set()
+    for folder in ("lib", "tools", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and not node.level:
+                    names = [node.module]
+                imported |= {name.partition(".")[0] for name in names}
+    owners = metadata.packages_distributions()
+    for name in sorted(imported & set(owners) - {"lib"}):
+        assert declared & {canonicalize_name(owner) for owner in owners[name]}, name
 
 
 def test_the_lock_is_complete() -> None:
@@ -111,13 +127,19 @@ def test_each_target_has_a_recipe(target: str) -> None:
     assert run.stdout.strip() and "Nothing to be done" not in run.stdout
 
 
+WORKERS = "OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup -p no:benchmark"
+
+
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
         ([], "dvc repro"),
         (["rebuild"], "python tools/rebuild.py"),
-        (["test"], "python -m pytest"),
-        (["clean"], "rm -rf executed/*.ipynb executed/report.html .cache"),
+        (["full"], "dvc repro profiles/full/dvc.yaml"),
+        (["rebuild-full"], "python tools/rebuild.py profiles/full/dvc.yaml"),
+        (["test"], f"{WORKERS} -m 'not slow'"),
+        (["test-all"], WORKERS),
+        (["clean"], "rm -rf .cache"),
     ],
 )
 def test_the_last_command_is_the_one_promised(arguments: list[str], command: str) -> None:
@@ -126,12 +148,10 @@ def test_the_last_command_is_the_one_promised(arguments: list[str], command: str
 
 def test_clean_leaves_results_and_takes_away_what_a_kill_left(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
-    stays = tmp_path / "data/results/a.csv", tmp_path / "figures/b.svg", tmp_path / "executed/.keep"
-    goes = (
-        tmp_path / "figures/.b.svg.17.partial",
-        tmp_path / ".cache/c",
-        tmp_path / "executed/d.ipynb",
-    )
+    stays = [
+        tmp_path / name for name in ("data/results/a.csv", "figures/b.svg", "executed/c.ipynb")
+    ]
+    goes = [tmp_path / name for name in ("figures/.b.svg.17.partial", ".cache/d")]
     for path in (*stays, *goes):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -140,10 +160,10 @@ def test_clean_leaves_results_and_takes_away_what_a_kill_left(tmp_path: Path) ->
     assert not any(path.exists() for path in goes)
 
 
-def test_continuous_integration_runs_the_tests() -> None:
+def test_continuous_integration_runs_every_test() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
-    assert script.read_text().splitlines()[-1] == "exec make test"
+    assert script.read_text().splitlines()[-1] == "exec make test-all"
 
 
 # --- what we promise a reader -------------------------------------------------------------------
@@ -177,7 +197,7 @@ def test_no_file_holds_a_path_of_one_machine() -> None:
 
 def test_no_public_name_is_a_modules() -> None:
     """Importing a module `lib.x` sets `lib.x`, over a public name if that is one."""
-    modules = {path.stem for path in (ROOT / "lib").glob("*.py")}
+    modules = {path.stem for path in (ROOT / "lib").iterdir()}
     assert modules.isdisjoint(lib.__all__)
 
 

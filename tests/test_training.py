@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import config
-from lib.data import ImageSet
-from lib.models import build_model, flatten, prunable, unflatten
-from lib.reachability import effective_mask
-from lib.training import evaluate, train
+from lib.data.images import ImageSet
+from lib.networks.architectures import build_model
+from lib.networks.inspection import flatten, prunable, unflatten
+from lib.networks.paths import effective_mask
+from lib.networks.training import evaluate, train
 
-SETTINGS = config.Training(
-    epochs=3, batch_size=16, learning_rate=0.1, momentum=0.9, weight_decay=1e-4
-)
+SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 0.1, "weight_decay": 1e-4}
 
 
 def some_masks(model: nn.Module, example: Tensor, density: float = 0.5) -> dict[str, Tensor]:
@@ -43,7 +41,7 @@ def test_removed_weights_end_at_zero_and_the_kept_ones_move(
     network.to(memory_format=memory)
     masks = some_masks(network, image_set[0][0][None])
     before = flatten(prunable(network)).detach().clone()
-    train(network, image_set, SETTINGS, masks, compact=compact)
+    train(network, image_set, masks, **SETTINGS, compact=compact)
     after, kept = flatten(prunable(network)).detach(), flatten(masks)
     assert not after[~kept].any()
     assert (after != before)[kept].float().mean() > 0.95  # a dead unit's do not
@@ -56,7 +54,7 @@ def test_a_narrow_resnet_stays_pruned_in_each_of_its_layers() -> None:
     data = ImageSet(images, torch.arange(8), 8, (0.5,) * 3, (0.5,) * 3)
     model = build_model("resnet20", 3, 8, width=0.1)
     masks = some_masks(model, data[0][0][None])
-    train(model, data, replace(SETTINGS, epochs=1), masks)
+    train(model, data, masks, **SETTINGS | {"epochs": 1})
     for name, weight in prunable(model).items():
         assert not weight[~masks[name]].any(), name
 
@@ -68,7 +66,7 @@ def test_removed_weights_are_zero_at_each_step_and_not_at_the_end_alone(mlp, ima
         seen.append(bool(module.weight[~masks["1.weight"]].any()))
 
     mlp[1].register_forward_pre_hook(look)
-    train(mlp, image_set, SETTINGS, masks, compact=False)
+    train(mlp, image_set, masks, **SETTINGS, compact=False)
     assert len(seen) == 3 * 4
     assert not any(seen)
 
@@ -78,8 +76,8 @@ def test_training_without_dead_channels_is_the_same_training(network, image_set,
     masks = some_masks(network, image_set[0][0][None], density)
     assert flatten(masks).any()
     twin = copy.deepcopy(network)
-    slow = train(network, image_set, SETTINGS, masks, compact=False)
-    assert train(twin, image_set, SETTINGS, masks) == pytest.approx(slow, rel=1e-4)
+    slow = train(network, image_set, masks, **SETTINGS, compact=False)
+    assert train(twin, image_set, masks, **SETTINGS) == pytest.approx(slow, rel=1e-4)
     weights = (flatten(prunable(model)).detach() for model in (twin, network))
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
     assert evaluate(twin, image_set) == pytest.approx(evaluate(network, image_set), rel=1e-3)
@@ -87,17 +85,17 @@ def test_training_without_dead_channels_is_the_same_training(network, image_set,
 
 def test_a_mask_that_keeps_all_is_dense_training_to_the_last_bit(network, image_set) -> None:
     start = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    dense = train(network, image_set, SETTINGS)
+    dense = train(network, image_set, **SETTINGS)
     expected = state(network)
     network.load_state_dict(start)
     everything = {key: torch.ones_like(w, dtype=torch.bool) for key, w in prunable(network).items()}
-    assert train(network, image_set, SETTINGS, everything) == dense
+    assert train(network, image_set, everything, **SETTINGS) == dense
     assert state(network) == expected
 
 
 def test_a_mask_without_a_weight_leaves_nothing_but_biases(mlp, image_set) -> None:
     nothing = {key: torch.zeros_like(w, dtype=torch.bool) for key, w in prunable(mlp).items()}
-    train(mlp, image_set, SETTINGS, nothing)
+    train(mlp, image_set, nothing, **SETTINGS)
     outputs = mlp(image_set.inputs(image_set.images))
     assert torch.equal(outputs, mlp[-1].bias.expand_as(outputs))
 
@@ -112,7 +110,7 @@ def test_training_twice_gives_the_same_bytes_whatever_the_global_seed(cnn, image
     def trained(seed: int, outside: int) -> tuple[list[float], dict[str, bytes]]:
         cnn.load_state_dict(start)
         torch.manual_seed(outside)
-        losses = train(cnn, data, SETTINGS, some_masks(cnn, image_set[0][0][None]), seed)
+        losses = train(cnn, data, some_masks(cnn, image_set[0][0][None]), seed, **SETTINGS)
         return losses, state(cnn)
 
     first = trained(seed=0, outside=0)
@@ -146,15 +144,14 @@ def optimiser(monkeypatch) -> list[torch.optim.SGD]:
 def test_the_learning_rate_falls_to_zero_along_a_cosine(
     mlp, image_set, optimiser, epochs: int, batch_size: int, steps: int
 ) -> None:
-    train(mlp, image_set, replace(SETTINGS, epochs=epochs, batch_size=batch_size))
+    train(mlp, image_set, **SETTINGS | {"epochs": epochs, "batch_size": batch_size})
     expected = [0.05 * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
     assert optimiser[0].rates == pytest.approx(expected)
     assert optimiser[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-15)
 
 
 def test_momentum_and_weight_decay_reach_every_parameter(mlp, image_set, optimiser) -> None:
-    settings = replace(SETTINGS, momentum=0.7, weight_decay=0.03, epochs=1)
-    train(mlp, image_set, settings)
+    train(mlp, image_set, **SETTINGS | {"momentum": 0.7, "weight_decay": 0.03, "epochs": 1})
     (group,) = optimiser[0].param_groups
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.7, 0.03, False)
     assert len(group["params"]) == len(list(mlp.parameters()))
@@ -165,7 +162,7 @@ def test_one_step_on_one_batch_is_the_textbooks(mlp, image_set) -> None:
     loss = functional.cross_entropy(mlp(inputs), targets)
     before = [p.detach().clone() for p in mlp.parameters()]
     gradients = torch.autograd.grad(loss, list(mlp.parameters()))
-    history = train(mlp, image_set, config.Training(1, 60, 0.2, 0.9, 0.05))
+    history = train(mlp, image_set, epochs=1, batch_size=60, learning_rate=0.2, weight_decay=0.05)
     assert history == [pytest.approx(loss.item())]
     for parameter, start, gradient in zip(mlp.parameters(), before, gradients, strict=True):
         torch.testing.assert_close(parameter, start - 0.2 * (gradient + 0.05 * start))
@@ -174,12 +171,12 @@ def test_one_step_on_one_batch_is_the_textbooks(mlp, image_set) -> None:
 def test_the_history_is_the_mean_loss_of_an_image_in_each_epoch(mlp, image_set) -> None:
     """With a learning rate of 0 that is the loss itself, though the last batch is smaller."""
     _, loss = evaluate(mlp, image_set)
-    history = train(mlp, image_set, replace(SETTINGS, learning_rate=0.0, batch_size=7))
+    history = train(mlp, image_set, **SETTINGS | {"learning_rate": 0.0, "batch_size": 7})
     assert history == [pytest.approx(loss)] * 3
 
 
 def test_a_network_that_trains_learns(mlp, image_set) -> None:
-    history = train(mlp, image_set, replace(SETTINGS, epochs=15))
+    history = train(mlp, image_set, **SETTINGS | {"epochs": 15})
     assert history[-1] < 0.3 * history[0]
     accuracy, loss = evaluate(mlp, image_set)
     assert accuracy > 0.95
@@ -220,6 +217,6 @@ def test_evaluation_is_in_eval_mode_and_gives_the_mode_back(cnn, image_set, trai
 
 
 def test_a_trained_network_is_left_in_eval_mode(cnn, image_set) -> None:
-    train(cnn.eval(), image_set, replace(SETTINGS, epochs=1))
+    train(cnn.eval(), image_set, **SETTINGS | {"epochs": 1})
     assert not any(module.training for module in cnn.modules())
     assert cnn[1].num_batches_tracked == 4  # it was in train mode while it learned

@@ -1,18 +1,19 @@
 """What a cell works on comes from plain values: policies and environments."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
-from lib import config
-from lib.experiments import evaluate_policy
-from lib.models import flatten
-from lib.worlds import load, make_environment, make_policy
+from lib.networks.inspection import flatten
+from lib.study import parameters
+from lib.study.agents import evaluate
+from lib.study.worlds import load, make_environment, make_policy
 
-SCORING = config.Scoring(per_class=2, count=2, temperature=200.0)
-ENVIRONMENT = config.Environment("lenet300", 0.02, 5, 4, (0.5, 0.9), 100.0, 0.2, 4)
+SCORING = parameters.Scoring(per_class=2, count=2, temperature=70.0)
+ENVIRONMENT = parameters.load().environment.changed(
+    **{"network": "lenet300", "width": 0.02, "seed": 5, "steps": 4, "calibration_steps": 4},
+    sparsity=(0.5, 0.9),
+)
 WORLD = {"data": "digits", "environment": ENVIRONMENT, "scoring": SCORING, "device": "cpu"}
 PLACE = {"network": "lenet300", "width": 0.02, "seed": 1}
 
@@ -43,7 +44,7 @@ def test_a_policy_that_is_none_is_refused(description: object) -> None:
         make_policy(description)
 
 
-# --- the environment of params.yaml --------------------------------------------------------------
+# --- the environment of a profile ----------------------------------------------------------------
 
 
 def as_set(images: Tensor) -> set[bytes]:
@@ -57,15 +58,19 @@ def scored(batches: list[tuple[Tensor, Tensor]]) -> set[bytes]:
 
 
 def test_an_environment_is_made_as_params_say(toy) -> None:
-    changed = replace(ENVIRONMENT, action="logarithmic", objective="trainability", trial_steps=2)
+    changed = ENVIRONMENT.changed(
+        action="logarithmic", objective="trainability", trial_steps=2, alpha=50, grad_weight=1
+    )
     place = WORLD | PLACE
     for values in (ENVIRONMENT, changed):
         env = make_environment(**place | {"environment": values})
         assert (env.action, env.objective) == (values.action, values.objective)
         assert (env.trial_steps, env.panning.steps) == (values.trial_steps, 4)
         assert env.sparsity_range == (0.5, 0.9)
-    cell = place | {"policy": "staged", "sparsities": [0.6]}
-    paper, other = (evaluate_policy(**cell | {"environment": e}) for e in (ENVIRONMENT, changed))
+        assert env.panning.bank.temperature == 70
+        assert (env.alpha, env.grad_weight) == (values.alpha, values.grad_weight)
+    cell = place | {"policies": {"hand-made": "staged"}, "sparsities": [0.6]}
+    paper, other = (evaluate(**cell | {"environment": e}) for e in (ENVIRONMENT, changed))
     assert [row["p_snip"] for row in paper] == [row["p_snip"] for row in other]
     assert [row["reward_trainability"] for row in paper] == [0] * 4
     assert [row["reward"] for row in other[:-1]] == [0] * 3

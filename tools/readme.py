@@ -1,112 +1,116 @@
-"""Writes README's results and docs/findings.md from the committed tables: no number is typed.
+"""Writes the table of README.md and docs/results.md from the committed tables.
 
-``python -m tools.readme`` after a rebuild; a test holds the three together.
+README's prose is written by hand. Where it quotes a number, a comment after the number names the
+fact, `86.4 %<!-- accuracy/LeNet-5/panning/0.999 -->`, and tests/test_readme.py compares the two.
 """
 
-import yaml
+import json
+from pathlib import Path
 
-from tools import findings
-from tools.measured import ROOT, rows
+import pandas as pd
 
-NETWORKS = {"lenet5": "LeNet-5", "resnet32": "ResNet-32", "vgg16": "VGG-16"}
-START, END = "<!-- results: written by tools/readme.py -->", "<!-- end of results -->"
+from lib.figures.style import LOOKS, percent
+from lib.study.statistics import interval
 
-
-def markdown(table: list[dict[str, str]]) -> str:
-    """Return a table as Markdown, its first column as text and the others as numbers."""
-    head = list(table[0])
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *(list(row.values()) for row in table)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+ROOT = Path(__file__).resolve().parents[1]
+START, END = "<!-- table: written by `make readme` -->", "<!-- end of table -->"
+SIZES = {"": "the default study (`params.yaml`)", "full": "the full study (`profiles/full.yaml`)"}
 
 
-UNITS = {"points": "points", "reward": "reward", "rank correlation": "rank corr."}
+def comparison(size: str = "") -> pd.DataFrame:
+    """The networks of every method, RLPanning included, with accuracy in %."""
+    folder = ROOT / "data" / "results" / size
+    parts = [pd.read_csv(folder / f"{name}.csv") for name in ("comparison", "rlpanning")]
+    return pd.concat(parts).assign(accuracy=lambda table: 100 * table["accuracy"])
 
 
-def claim(row: dict[str, str]) -> dict[str, str]:
-    """Return a row of the full study's table of claims as README shows it."""
-    digits = 2 if row["unit"] == "rank correlation" else 1
-    value, low, high = (f"{float(row[k]):+.{digits}f}" for k in ("difference", "low", "high"))
-    lost = row["verdict"] != "open" and float(row["p_holm"]) > 0.05
-    note = ", not after correction" if lost else ""
-    if row["of"].startswith("policies") and row["verdict"] != "open":
-        note = ", uncorrected"
-    return {
-        "claim": row["claim"],
-        "statement": row["statement"],
-        "measured": f"{value} {UNITS[row['unit']]} ({low} to {high}), {row['n']} {row['of']}",
-        "verdict": f"**{row['verdict']}**{note}",
-        "shown in": f"[{row['notebook'][:2]}](notebooks/{row['notebook']}.ipynb)",
-    }
+def facts(size: str = "") -> dict[str, float]:
+    """Every number that prose may quote, by name."""
+    found = {}
+    for key, part in comparison(size).groupby(["task", "method", "sparsity"]):
+        found["accuracy/{}/{}/{:g}".format(*key)] = part["accuracy"].mean()
+    claims = pd.read_csv(ROOT / "figures" / size / "table_claims.csv")
+    for row in claims.itertuples():
+        for what in ("difference", "low", "high"):
+            found[f"{what}/{row.statement}"] = getattr(row, what)
+    for row in pd.read_csv(ROOT / "figures" / "table_speed.csv").itertuples():
+        for what in ("speedup", "pruning", "epochs"):
+            found[f"{what}/{row.network}/{row.sparsity:g}"] = getattr(row, what)
+    folder = ROOT / "data" / "results" / size
+    headline = json.loads((folder / "headline.json").read_text())
+    return found | {f"headline/{name}": value for name, value in headline.items()}
 
 
-def speed(row: dict[str, str]) -> dict[str, str]:
-    """Return a row of the table of speed as README shows it."""
-    return {
-        "network": NETWORKS[row["network"]],
-        "sparsity": f"{float(row['sparsity']):g} %",
-        "times faster": f"{float(row['speedup']):.1f}",
-        "pruning, in epochs": f"{float(row['pruning']):.1f}",
-        "won back after": "never" if row["epochs"] == "inf" else f"{float(row['epochs']):.1f}",
-    }
+def accuracy_table(size: str = "") -> str:
+    """Mean accuracy (%) and half its 95 % t-interval, one row per method, as Markdown."""
+    table = comparison(size)
+    table = table[table["task"] == table["task"].iloc[0]]
+    sparsities = sorted(table.loc[table["method"] != "dense", "sparsity"].unique())
+    lines = ["| method | " + " | ".join(map(percent, sparsities)) + " |"]
+    lines.append("| --- |" + " ---: |" * len(sparsities))
+    for method, part in table.groupby("method", sort=False):
+        cells = []
+        for rho in sparsities:
+            here = part if method == "dense" else part[part["sparsity"] == rho]
+            mean, low, _ = interval(here["accuracy"], 0.95)
+            cells.append(f"{mean:.1f} ± {mean - low:.1f}")
+        lines.append(f"| {LOOKS[method].label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
-def section() -> str:
-    """Return the results part of README.md, from the tables in figures/."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    grid, level = params["comparison"], params["statistics"]["confidence"]
-    seeds = len(grid["seeds"])
-    claims = [claim(row) for row in rows("full/table_claims") if row["headline"] == "True"]
-    return f"""{START}
-{findings.summary()}
+def readme(text: str) -> str:
+    """README.md with its table written anew."""
+    before, rest = text.split(START)
+    return f"{before}{START}\n{accuracy_table()}\n{rest[rest.index(END) :]}"
 
-![Accuracy over sparsity on three networks](figures/full/accuracy.png)
 
-What became of the claims, in the full study (`make full`,
-[`profiles/full.yaml`](profiles/full.yaml)): each row is a statement that the data could
-contradict, a difference that the claim says is positive, with its interval. The verdict follows
-from the interval by rule: the statement *holds* where all of it is above 0, is *contradicted*
-where all is below, and stays *open* where these data do not tell. *Not after correction*: the
-verdict does not survive Holm's correction for the number of statements of the same claim;
-*uncorrected*: resampled over policies, with no *p* small enough to be corrected. The intervals
-speak of other initialisations and, for B, other agents; not of other test images. These
-are the headlines; [`12_claims`](notebooks/12_claims.ipynb) has all of them ([as a
-table](figures/full/table_claims.csv)).
+def statements(size: str) -> str:
+    """All statements of a study, claim by claim, as Markdown."""
+    table = pd.read_csv(ROOT / "figures" / size / "table_claims.csv")
+    lines = [f"## {SIZES[size][0].upper()}{SIZES[size][1:]}", ""]
+    for claim, part in table.groupby("claim", sort=False):
+        lines += [f"### {claim}", "", "| statement | measured | n | verdict |", "|---|---|---|---|"]
+        for row in part.itertuples():
+            measured = (
+                f"{row.difference:+.2g}" if abs(row.difference) < 1 else f"{row.difference:+.1f}"
+            )
+            if row.low == row.low:
+                measured += f" ({row.low:+.1f} to {row.high:+.1f})"
+            firm = "" if row.verdict == "open" or row.p_holm < 0.05 else ", not after correction"
+            lines.append(
+                f"| {row.statement} | {measured} {row.unit} | {row.n} {row.of} | "
+                f"{row.verdict}{firm} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
 
-{markdown(claims).replace("---:", "---")}
 
-![What Panning gains on each method](figures/full/gains.png)
+HEAD = """<!-- written by `make readme` from figures/table_claims.csv -->
+# Every statement and its verdict
 
-![What the choice of weights rests on](figures/full/checks.png)
+A statement is a difference that a claim of the paper says is positive, with its 95 % interval. It *holds* where all of
+the interval is above 0, is *contradicted* where all of it is below, and stays *open* where these data do not tell.
+*Not after correction*: the verdict does not survive Holm's correction for the number of statements of the same claim.
+The intervals speak of other initialisations, other agents or other policies, not of other test images.
+[Notebook 5](../executed/05_figures.ipynb) computes them.
 
-What `make rebuild` makes in minutes is a chosen part of this. Test accuracy (%) of the last epoch,
-`{grid["network"]}` on `{params["data"]["name"]}`, {seeds} paired seeds, mean ± half the
-{level:.0%} *t*-interval:
+An earlier, larger study on the same 5,000 images of MNIST (LeNet-300-100, LeNet-5 and ResNet-20, five seeds, 128
+statements) is kept with its tables in commit 557d1ef: see `docs/findings.md` and `data/results/full/` there.
 
-{markdown(rows("table_comparison"))}
+"""
 
-![Speed-up of a training step over sparsity](figures/training_speedup.png)
 
-Does it accelerate training, on the clock? A step of a pruned network without its dead channels
-(`lib.compact`), against a dense step, one thread, no GPU. With Panning's masks, pruning (T =
-{params["panning"]["steps"]}) costs so many epochs of dense training on 4,000 images, and is won
-back after so many (VGG-16 and ResNet-32 were pruned, not trained: their accuracy was not measured):
-
-{markdown([speed(row) for row in rows("table_speed")])}
-
-![Cost of an iteration of Panning](figures/panning_cost.png)
-
-[`06_speed`](notebooks/06_speed.ipynb) tells what these times are made of; `make bench` measures
-them.
-{END}"""
+def results() -> str:
+    """docs/results.md."""
+    sizes = [size for size in SIZES if (ROOT / "figures" / size / "table_claims.csv").is_file()]
+    return HEAD + "\n".join(statements(size) for size in sizes).rstrip() + "\n"
 
 
 def main() -> None:
-    """Put the section into README.md, and write docs/findings.md."""
-    path = ROOT / "README.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
-    path.write_text(before + section() + after, encoding="utf-8")
-    findings.DOCUMENT.write_text(findings.document(), encoding="utf-8")
+    """Write both files."""
+    page = ROOT / "README.md"
+    page.write_text(readme(page.read_text()))
+    (ROOT / "docs" / "results.md").write_text(results())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,209 @@
+"""Data sets in memory, and the class-balanced batches on which networks are scored."""
+
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from . import sources
+
+
+@dataclass(frozen=True)
+class ImageSet(Dataset):
+    """Images and their classes, in memory.
+
+    Attributes:
+        images: (n, channels, height, width) uint8.
+        targets: (n,) int64.
+        num_classes: Classes in the whole data set.
+        mean: Of each channel, in units of 0..1, over the whole training set.
+        std: Likewise.
+        crop: Pixels of zero padding around a training image before it is cropped at random.
+        flip: Whether a training image is mirrored at random.
+    """
+
+    images: Tensor
+    targets: Tensor
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: int = 0
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs(self.images[index : index + 1])[0], self.targets[index]
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.images.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Height, which is also the width, of an image."""
+        return self.images.shape[2]
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same images on `device`."""
+        return replace(self, images=self.images.to(device), targets=self.targets.to(device))
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Normalised float32 inputs from images of this set."""
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(self.mean, device=images.device).view(shape)
+        std = torch.tensor(self.std, device=images.device).view(shape)
+        return (images.float() / 255 - mean) / std
+
+    def subset(self, fraction: float, seed: int = 0) -> "ImageSet":
+        """A random `fraction` of each class, at least one image; the same for every method."""
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], got {fraction}")
+        if fraction == 1:
+            return self
+        index = self._choose(fraction, seed)
+        return replace(self, images=self.images[index], targets=self.targets[index])
+
+    def split(self, fraction: float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
+        """This set without a random `fraction` of each class, and that fraction."""
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+        out = self._choose(fraction, seed, spare=True)
+        rest = torch.ones(len(self), dtype=torch.bool, device=self.targets.device)
+        rest[out] = False
+        parts = (rest.nonzero().squeeze(1), out)
+        first, second = (
+            replace(self, images=self.images[i], targets=self.targets[i]) for i in parts
+        )
+        return first, second
+
+    def _choose(self, fraction: float, seed: int, spare: bool = False) -> Tensor:
+        """Indices of a random `fraction` of each class, at least one per class, in order.
+
+        With `spare`, at least one per class is left, too.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        chosen = []
+        for label in range(self.num_classes):
+            members = (self.targets == label).nonzero().squeeze(1)
+            count = max(1, round(fraction * len(members)))
+            if spare and 0 < len(members) <= count:
+                raise ValueError(
+                    f"fraction: {fraction} takes all {len(members)} images of class {label}; "
+                    "ask for less"
+                )
+            chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
+        return torch.cat(chosen).sort().values
+
+    def batches(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches (inputs, targets): shuffled and augmented with a generator, in order without."""
+        device = self.targets.device
+        order = torch.arange(len(self), device=device)
+        if generator is not None:
+            order = torch.randperm(len(self), generator=generator).to(device)
+        for index in order.split(batch_size):
+            if not (self.crop or self.flip):
+                yield self._inputs[index], self.targets[index]
+                continue
+            images = self.images[index]
+            if generator is not None:
+                images = self._augment(images, generator)
+            yield self.inputs(images), self.targets[index]
+
+    @cached_property
+    def _inputs(self) -> Tensor:
+        """All inputs, for a set whose images are never augmented."""
+        return self.inputs(self.images)
+
+    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Each image cropped and mirrored by its own draw."""
+        count, side = len(images), self.size
+        if self.flip:
+            mirror = (torch.rand(count, generator=generator) < 0.5).to(images.device)
+            images = torch.where(mirror.view(-1, 1, 1, 1), images.flip(3), images)
+        if self.crop:
+            padded = functional.pad(images, (self.crop,) * 4)
+            corner = torch.randint(2 * self.crop + 1, (2, count, 1), generator=generator)
+            rows, columns = (corner + torch.arange(side)).to(images.device)
+            picture = torch.arange(count, device=images.device).view(-1, 1, 1)
+            # Advanced indices around a slice put the sliced channels last.
+            images = padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return images
+
+
+def load_data(name: str) -> tuple[ImageSet, ImageSet]:
+    """The training and the test set called `name`.
+
+    Raises:
+        ValueError: The name is unknown, or a file is damaged.
+        FileNotFoundError: `sources.fetch` has not been run.
+    """
+    found, folder = sources.spec(name), sources.folder_of(name)
+    settings = (found.num_classes, found.mean, found.std, found.crop, found.flip)
+    train, test = (ImageSet(*found.source.read(folder, part), *settings) for part in (True, False))
+    return train, test
+
+
+def _targets(train_set: Sized) -> Tensor:
+    """The classes of any map-style data set."""
+    targets = getattr(train_set, "targets", None)
+    if targets is None:
+        targets = [int(train_set[i][1]) for i in range(len(train_set))]
+    return torch.as_tensor(targets).cpu()
+
+
+def scoring_batches(
+    train_set: Dataset,
+    num_classes: int,
+    per_class: int = 10,
+    count: int = 10,
+    seed: int = 0,
+) -> list[tuple[Tensor, Tensor]]:
+    """Class-balanced batches on which SNIP and GraSP are computed.
+
+    Drawn without replacement within a batch, and independently from batch to batch.
+
+    Args:
+        train_set: Any map-style data set of (input, class) pairs.
+        num_classes: Classes are 0 .. num_classes - 1.
+        per_class: Samples of each class in a batch.
+        count: Number of batches.
+        seed: Of the draw.
+
+    Returns:
+        [(inputs (num_classes * per_class, ...), targets), ...].
+
+    Raises:
+        ValueError: A class has fewer than `per_class` samples, or an input is not finite.
+    """
+    for argument, value in (("num_classes", num_classes), ("per_class", per_class)):
+        if value < 1:
+            raise ValueError(f"{argument} must be at least 1, got {value}")
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    targets = _targets(train_set)
+    members = [(targets == label).nonzero().squeeze(1) for label in range(num_classes)]
+    for label, found in enumerate(members):
+        if len(found) < per_class:
+            raise ValueError(
+                f"per_class: a scoring batch wants {per_class} samples of class {label}, "
+                f"the training set has {len(found)}; ask for at most that many"
+            )
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for _ in range(count):
+        draws = [m[torch.randperm(len(m), generator=generator)[:per_class]] for m in members]
+        index = torch.cat(draws)
+        inputs = torch.stack([torch.as_tensor(train_set[int(i)][0]) for i in index])
+        if not torch.isfinite(inputs).all():
+            raise ValueError("train_set: an image holds NaN or infinity; remove it and try again")
+        batches.append((inputs, targets[index].to(inputs.device)))
+    return batches

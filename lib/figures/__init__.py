@@ -1,0 +1,1 @@
+"""Figures: style, and one module for each notebook."""

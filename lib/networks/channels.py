@@ -1,0 +1,238 @@
+"""Which channels a network has, what could read them, and what a mask leaves of them.
+
+The network is run on an example under a `TorchFunctionMode`, as in `effective_mask`. An unknown
+operation keeps every channel that it touches. (The dependency graph of Torch-Pruning 1.6 takes such
+an operation for elementwise: a softmax over channels is silently wrong, and `x.view(-1, 800)`
+fails.)
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from .inspection import mode_of
+
+
+def pick(tensor: Tensor, indices: tuple[Tensor, ...]) -> Tensor:
+    """The part of a tensor at these indices of axis 0 (and of 1)."""
+    for axis, index in enumerate(indices):
+        tensor = tensor.index_select(axis, index.to(tensor.device))
+    return tensor
+
+
+def _reads(mask: np.ndarray) -> np.ndarray:
+    """Whether a row reads a column, (rows, columns), from a mask (rows, columns, ...)."""
+    if mask.ndim == 2:
+        return mask
+    reads = np.zeros(mask.shape[:2], dtype=bool)
+    reads.flat[np.flatnonzero(mask) // max(1, mask[0, 0].size)] = True
+    return reads
+
+
+class Channels(TorchFunctionMode):
+    """How the channels of a network are connected, found by running it.
+
+    This depends on the network alone, so one instance serves any number of masks.
+
+    Channels are numbered. `axes` holds the numbers along axes 0 and 1 of every weight, bias and
+    normalisation; an activation carries those of its axis 1, the rows of the layer that made it, in
+    an attribute `channels`. An activation without it has no channel that could be removed.
+    """
+
+    # Operations that treat each channel alone and keep the shape (`relu_` counts as `relu`).
+    SAME = frozenset(
+        "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish "
+        "hardsigmoid softplus softsign logsigmoid threshold clamp contiguous clone "
+        "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split()
+    )
+    POOL = frozenset("max_pool2d avg_pool2d adaptive_max_pool2d adaptive_avg_pool2d".split())
+    COMBINE = frozenset("add iadd radd sub isub rsub mul imul rmul div truediv itruediv".split())
+    # Asking a tensor for its shape reveals nothing about its values.
+    SHAPE = frozenset("get size dim len numel stride is_contiguous is_floating_point".split())
+
+    def __init__(self, model: nn.Module, example: Tensor):
+        super().__init__()
+        self.names: dict[int, str] = {}
+        self.axes: dict[str, tuple[np.ndarray, ...]] = {}
+        self.count = 0
+        self.layers: list[str] = []  # weights whose rows read their columns, in order of use
+        self.pinned: list[np.ndarray] = []
+        self.mixed: list[tuple[str, np.ndarray]] = []
+        self.ties: list[tuple[np.ndarray, np.ndarray]] = []  # a[i] and b[i] are the same
+        for training in (True, False):  # some branches run in one mode only
+            self._follow(model, example, training)
+        self._merge()
+
+    def _follow(self, model: nn.Module, example: Tensor, training: bool) -> None:
+        """Run the network once; nothing of it changes."""
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        named = (*model.named_parameters(), *buffers.items())
+        self.names = {id(tensor): name for name, tensor in named}
+        with torch.no_grad(), mode_of(model, training), self:
+            out = functional_call(model, buffers, (example,))
+        self._pin(tree_leaves(out))
+
+    def _merge(self) -> None:
+        """Give channels that are tied to each other the same number."""
+        a, b = (np.concatenate([[], *side]).astype(int) for side in zip(*self.ties, strict=True))
+        ties = coo_array((np.ones(len(a)), (a, b)), shape=(self.count, self.count))
+        self.count, one = connected_components(ties, directed=False)
+        self.axes = {name: tuple(one[axis] for axis in axes) for name, axes in self.axes.items()}
+        self.pinned = [one[channels] for channels in self.pinned]
+        self.mixed = [(name, one[channels]) for name, channels in self.mixed]
+
+    def kept(self, masks: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
+        """What is left without dead channels: {tensor name: indices kept of axis 0 (and of 1)}.
+
+        Args:
+            masks: {parameter name: bool tensor}; a weight without a mask is kept.
+
+        Returns:
+            Parameters and buffers that lose nothing are left out.
+
+        Raises:
+            ValueError: A normalisation over several channels looks at a dead one.
+        """
+        live = self._live(masks)
+        return {
+            name: tuple(torch.from_numpy(np.flatnonzero(live[axis])) for axis in axes)
+            for name, axes in self.axes.items()
+            if not all(live[axis].all() for axis in axes)
+        }
+
+    def _live(self, masks: Mapping[str, Tensor]) -> np.ndarray:
+        """Which channels stay, (channels,) bool."""
+        reads = {name: _reads(masks[name].cpu().numpy()) for name in self.layers if name in masks}
+        live = np.zeros(self.count, dtype=bool)
+        live[np.concatenate(self.pinned)] = True
+        self._spread(live, reads)
+        for name, channels in self.mixed:
+            if dead := int((~live[channels]).sum()):
+                raise ValueError(
+                    f"model cannot be compacted: {name} looks at {len(channels)} channels at "
+                    f"once, and the mask has killed {dead} of them; use batch normalisation"
+                )
+        for name in self.layers:
+            rows, _ = self.axes[name]
+            if not live[rows].any():
+                live[rows[0]] = True  # no layer can be empty
+        # Multiples of 8 run up to a third faster per channel (oneDNN on AVX2, channels last). Yet
+        # keeping dead channels to reach one saves only 0 to 5 % of a step.
+        self._spread(live, reads)
+        return live
+
+    def _spread(self, live: np.ndarray, reads: Mapping[str, np.ndarray]) -> None:
+        """Mark what live channels read. Backwards, so that one round is usually enough."""
+        before = -1
+        while before != (before := np.count_nonzero(live)):
+            for name in reversed(self.layers):
+                rows, columns = self.axes[name]
+                if name in reads:
+                    live[columns[reads[name][live[rows]].any(0)]] = True
+                elif live[rows].any():
+                    live[columns] = True
+
+    def _numbers(self, tensor: Tensor) -> tuple[np.ndarray, ...]:
+        """The channels of axes 0 and 1 of a parameter or buffer."""
+        name = self.names[id(tensor)]
+        if name not in self.axes:
+            ends = np.cumsum([self.count, *tensor.shape[:2]])
+            self.axes[name] = tuple(np.arange(*pair) for pair in pairwise(ends))
+            self.count = int(ends[-1])
+        return self.axes[name]
+
+    def _pin(self, values: list[Any]) -> None:
+        """Keep all channels of these."""
+        for value in values:
+            if hasattr(value, "channels"):
+                self.pinned.append(value.channels)
+            elif id(value) in self.names:
+                self.pinned.extend(self._numbers(value))
+
+    def _tie(self, channels: np.ndarray, *tensors: Tensor) -> np.ndarray:
+        """Parameters and buffers with one value for each of these channels."""
+        self.ties.extend((channels, *self._numbers(tensor)) for tensor in tensors)
+        return channels
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").strip("_")
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        # Two examples are too few for batch statistics, and values do not matter here.
+        out = tensors[0] if name == "batch_norm" else func(*args, **kwargs)
+        channels = None
+        if tensors and isinstance(out, Tensor):
+            numbers = [leaf for leaf in leaves if type(leaf) is int]
+            channels = self._channels(name, out, tensors, numbers)
+        if channels is not None:
+            out.channels = channels
+        elif isinstance(out, Tensor) or name not in self.SHAPE:
+            self._pin(tensors)
+        return out
+
+    def _channels(
+        self, name: str, out: Tensor, tensors: list[Tensor], numbers: list[int]
+    ) -> np.ndarray | None:
+        """The channels of `out`; None if they are not known: then none may be removed."""
+        if name in self.COMBINE:
+            return self._combined(out, tensors)
+        x, *others = tensors
+        if id(x) in self.names or any(id(t) not in self.names for t in others):
+            return None  # weights that are computed
+        if name in ("conv2d", "linear") and others:
+            return self._layer(x, *others)
+        if not hasattr(x, "channels"):
+            return None
+        if name in ("group_norm", "layer_norm", "rms_norm"):
+            where = f" with {self.names[id(others[0])]!r}" if others else ""
+            self.mixed.append((name + where, x.channels))
+            return x.channels
+        if name == "batch_norm":
+            return self._tie(x.channels, *others)
+        if others:
+            return None
+        if name in self.SAME or (name in self.POOL and x.ndim == 4):
+            return x.channels
+        if name in ("mean", "sum") and numbers and all(n % x.ndim > 1 for n in numbers):
+            return x.channels
+        if name == "flatten" or (name in ("view", "reshape") and numbers[-1:] == [-1]):
+            if out.ndim == 2 and len(out) == len(x):
+                return x.channels.repeat(out.shape[1] // x.shape[1])
+        return None
+
+    def _layer(self, x: Tensor, weight: Tensor, *bias: Tensor) -> np.ndarray | None:
+        """The rows of a convolution or linear layer."""
+        if x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:  # a grouped convolution, say
+            return None
+        rows, columns = self._numbers(weight)
+        if (name := self.names[id(weight)]) not in self.layers:
+            self.layers.append(name)
+        if hasattr(x, "channels"):
+            self.ties.append((columns, x.channels))
+        else:
+            self.pinned.append(columns)
+        return self._tie(rows, *bias)
+
+    def _combined(self, out: Tensor, tensors: list[Tensor]) -> np.ndarray | None:
+        """A sum or product of channels with channels, or with what is the same for all of them."""
+        channels = [t.channels for t in tensors if hasattr(t, "channels")]
+        if not channels:
+            return None
+        for tensor in tensors:  # broadcasting adds axes in front
+            extent = ((1,) * out.ndim + tensor.shape)[1 - out.ndim]
+            if extent != (out.shape[1] if hasattr(tensor, "channels") else 1):
+                return None
+        self.ties.extend((channels[0], other) for other in channels[1:])
+        return channels[0]

@@ -1,0 +1,154 @@
+"""Physically removes the channels and hidden units that a mask has killed.
+
+A masked weight still costs its multiplication; a removed channel costs nothing. A channel is
+removed when nothing *reads* it: no kept weight leads from it to the output, directly or through
+others that are read. That is exact, and stays so in further training: such a channel has no
+gradient, and no other depends on it. A channel that is read stays even if all weights into it are
+removed, since its bias, or the β of its batch normalisation, is a constant that is read.
+
+`channels` finds the channels and what could read them.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import prune
+from torch.utils._pytree import tree_leaves
+
+from .channels import Channels, pick
+from .inspection import mode_of
+
+# The attributes that state the size of a layer, and the axis of its weight they refer to.
+_SIZES = dict(out_channels=0, out_features=0, num_features=0, in_channels=1, in_features=1)
+
+
+class Compacted(NamedTuple):
+    """A smaller network, and where in the larger one its weights come from.
+
+    Attributes:
+        model: The smaller network; its weights are not multiplied by the masks.
+        masks: {parameter name: bool tensor}, cut as the weights are.
+        kept: {name of a parameter or buffer that was cut: indices kept of axis 0 (and of 1)}.
+    """
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    kept: dict[str, tuple[Tensor, ...]]
+
+    @torch.no_grad()
+    def restore(self, model: nn.Module) -> None:
+        """Write the weights and buffers into a network of the larger shape, in place.
+
+        What was removed is not touched: the function does not depend on it.
+        """
+        target = _tensors(model)
+        for name, value in _tensors(self.model).items():
+            target[name][_grid(self.kept.get(name, ()))] = value
+
+
+def compact(model: nn.Module, example_input: Tensor) -> nn.Module:
+    """The same function in smaller layers: without the channels that nothing reads.
+
+    Outputs and gradients are those of `model` up to rounding, in eval and in train mode, and remain
+    so through any number of training steps. The exception is dropout in train mode: it draws fewer
+    random numbers, and so others.
+
+    A layer whose channels are all dead keeps one, whose weights stay masked. Grouped convolutions
+    and unknown operations, such as concatenation, keep all the channels that they touch.
+    So does `x.view(-1, 800)`, which relies on their number; write `x.flatten(1)`.
+
+    Args:
+        model: A network pruned through `torch.nn.utils.prune`, as by `apply_masks` with a result's
+            effective masks. It is not changed.
+        example_input: A batch of inputs, of which the first two are used.
+
+    Returns:
+        A new network, its layers pruned, through `prune.custom_from_mask`, with what remains of
+        their masks.
+
+    Raises:
+        ValueError: A normalisation over several channels looks at a dead one; or the network's
+            forward depends on the number of channels; or `example_input` is no tensor.
+    """
+    if not isinstance(example_input, Tensor):
+        raise ValueError(
+            "example_input must be a batch of inputs, one tensor; "
+            f"got {type(example_input).__name__}"
+        )
+    # Pruning leaves computed tensors in the layers, which cannot be deep-copied; copies can.
+    computed = (t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor))
+    plain = copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
+    masks: dict[str, Tensor] = {}
+    buffers = dict(plain.named_buffers())
+    for full_name, weight in list(plain.named_parameters()):
+        name = full_name.removesuffix("_orig")
+        if name != full_name and f"{name}_mask" in buffers:
+            masks[name] = buffers[f"{name}_mask"].bool()
+            values = weight.detach().clone()
+            prune.remove(*_layer_of(plain, name))
+            weight.data = values  # `remove` has set the removed weights to 0
+    small = _cut(plain, masks, example_input)
+    for name, mask in small.masks.items():
+        prune.custom_from_mask(*_layer_of(plain, name), mask)
+    return small.model
+
+
+def compacted(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> Compacted:
+    """`compact`, for a network that is not pruned yet and separate masks.
+
+    Args:
+        model: The network; it is not changed.
+        masks: {parameter name: bool tensor}; a weight without a mask is kept.
+        example_input: As for `compact`.
+    """
+    return _cut(copy.deepcopy(model), masks, example_input)
+
+
+def _cut(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> Compacted:
+    """`compacted`, in place."""
+    example = example_input[:2]  # batch normalisation without running statistics needs two
+    example = example.to(next(model.parameters()).device)
+    before = _masked_outputs(model, masks, example)
+    kept, tensors = Channels(model, example).kept(masks), _tensors(model)
+    for name, axes in kept.items():
+        tensors[name].data = pick(tensors[name].data, axes)
+        layer, _ = _layer_of(model, name)
+        for size, axis in _SIZES.items():
+            if hasattr(layer, size) and axis < len(axes):
+                setattr(layer, size, len(axes[axis]))
+    masks = {name: pick(mask, kept.get(name, ())) for name, mask in masks.items()}
+    for old, new in zip(before, _masked_outputs(model, masks, example), strict=True):
+        slack = old.abs().max().item() * torch.finfo(old.dtype).eps ** 0.5
+        if not torch.allclose(old, new, rtol=0, atol=slack, equal_nan=True):
+            raise ValueError(
+                "model cannot be compacted: without its dead channels it computes something else; "
+                "look for a forward that depends on the number of channels, or on chance"
+            )
+    return Compacted(model, masks, kept)
+
+
+def _layer_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The layer that has a parameter, and what it is called there."""
+    owner, _, attribute = name.rpartition(".")
+    return model.get_submodule(owner), attribute
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _grid(indices: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """An index that picks from axes 0 and 1 independently; everything if there are no indices."""
+    return (indices[0][:, None], indices[1]) if len(indices) == 2 else (*indices, ...)
+
+
+def _masked_outputs(model: nn.Module, masks: Mapping[str, Tensor], x: Tensor) -> list[Tensor]:
+    """The floating-point tensors that the masked network returns in eval mode."""
+    weights = {name: model.get_parameter(name).detach() * mask for name, mask in masks.items()}
+    with torch.no_grad(), mode_of(model, training=False):
+        out = tree_leaves(functional_call(model, weights, (x,)))
+    return [t for t in out if isinstance(t, Tensor) and t.is_floating_point()]

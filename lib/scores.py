@@ -1,0 +1,269 @@
+"""From three metrics to one score: how each is normalised, how they are fused, what is cached.
+
+The paper normalises by Z(s) = |s - mean(s)| / std(s) and fuses, S = Σ pᵢ Z(sᵢ). The other forms
+serve the ablations and the baselines. The score bank finds the weights of a network once, and
+computes once what depends on a scoring batch alone.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import metrics
+from .metrics import METRICS, Batch
+from .networks.inspection import prunable
+
+_CHUNK = 2**19  # passes over all weights go in pieces that fit a processor's cache
+_HALF = {torch.float16, torch.bfloat16}
+_NOT_FINITE = "scores hold NaN or infinity: look at the weights and at the batch"
+
+
+# --- one metric ------------------------------------------------------------------------------
+
+
+def normalise(scores: Tensor) -> Tensor:
+    """Z(s) = |s - mean(s)| / std(s) over all N weights at once; all 0 if std is 0.
+
+    Mean, difference and (sample) standard deviation are taken in float64, since SynFlow's scores
+    span more orders of magnitude than float32 can add up. Z itself is well within float32.
+
+    Args:
+        scores: (N,), signed.
+
+    Returns:
+        (N,), float32.
+
+    Raises:
+        ValueError: A score is NaN or infinite.
+    """
+    return standardise(scores).abs_()
+
+
+def standardise(scores: Tensor) -> Tensor:
+    """z(s) = (s - mean(s)) / std(s), the same with its sign."""
+    parts = scores.split(_CHUNK)  # converted again in each pass, which is cheaper than storing them
+    mean = sum(part.double().sum() for part in parts) / len(scores)
+    squares = sum((deviation := part.double() - mean).dot(deviation) for part in parts)
+    std = (squares / max(1, len(scores) - 1)).sqrt()
+    if not torch.isfinite(std):
+        raise ValueError(_NOT_FINITE)
+    out = torch.zeros(len(scores), dtype=torch.float32, device=scores.device)
+    if std > 1e-14 * mean.abs():  # rounding can move the mean of equal numbers off that number
+        for part, z in zip(parts, out.split(_CHUNK), strict=True):
+            z.copy_((part.double() - mean).div_(std))
+    return out
+
+
+def _finite(scores: Tensor) -> Tensor:
+    """|s|; a ValueError if a score is NaN or infinite."""
+    size = scores.abs()
+    if not torch.isfinite(size.sum(dtype=torch.float64)):
+        raise ValueError(_NOT_FINITE)
+    return size
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """The rank of |s| among all N, from 0 to 1; equal scores have equal ranks."""
+    size = _finite(scores)
+    below = torch.searchsorted(size.sort().values, size)
+    return (below / max(1, len(scores) - 1)).float()
+
+
+def min_max(scores: Tensor) -> Tensor:
+    """|s| scaled linearly to 0..1; all 0 if all are equal."""
+    size = _finite(scores).double()
+    low, high = size.min(), size.max()
+    return ((size - low) / (high - low)).float() if high > low else torch.zeros_like(size).float()
+
+
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "normalised": normalise,
+    "standardised": standardise,
+    "ranks": ranks,
+    "min_max": min_max,
+    "absolute": torch.abs,
+    "signed": lambda scores: scores,
+}
+
+
+# --- three metrics ---------------------------------------------------------------------------
+
+
+FUSIONS = ("sum", "product")
+
+
+def fuse(scores: Mapping[str, Tensor], p: Mapping[str, float], form: str = "sum") -> Tensor:
+    """S = Σ pᵢ Zᵢ, or S = Π Zᵢ^pᵢ; (N,) from (N,) each.
+
+    Args:
+        scores: The metrics' scores, by name; they are not changed.
+        p: The weight of each, in [0, 1]; at least one.
+        form: "sum" or "product".
+
+    Raises:
+        ValueError: The form is unknown.
+    """
+    parts = [(weight, scores[name]) for name, weight in p.items()]
+    if form == "sum":
+        (weight, score), *rest = parts
+        total = weight * score
+        for weight, score in rest:
+            total.add_(score, alpha=weight)
+        return total
+    if form == "product":
+        return reduce(torch.Tensor.mul_, (score**weight for weight, score in parts))
+    raise ValueError(f"form must be 'sum' or 'product', got {form!r}")
+
+
+# --- a network and its batches ---------------------------------------------------------------
+
+
+class Observation(NamedTuple):
+    """L and ΔL, L_s and ΔL_s: at temperature 1, of the dense and of the sparse network."""
+
+    loss: float
+    grad_norm_sq: float
+    loss_sparse: float
+    grad_norm_sq_sparse: float
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The frozen range of 𝒩(·), min-max scaling, for L and L_s and for ΔL and ΔL_s."""
+
+    loss: tuple[float, float]
+    grad_norm_sq: tuple[float, float]
+
+    def scale(self, observed: Observation) -> tuple[float, float, float, float]:
+        """𝒩 of the four quantities: in [0, 1], and 0 where a range is empty."""
+
+        def scaled(value: float, low: float, high: float) -> float:
+            return min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
+
+        return (
+            scaled(observed.loss, *self.loss),
+            scaled(observed.grad_norm_sq, *self.grad_norm_sq),
+            scaled(observed.loss_sparse, *self.loss),
+            scaled(observed.grad_norm_sq_sparse, *self.grad_norm_sq),
+        )
+
+
+def _checked(pair: object, index: int, device: torch.device) -> Batch:
+    """One scoring batch on the device, in float32 or more, or a ValueError that names it."""
+    if not isinstance(pair, tuple | list) or [isinstance(x, Tensor) for x in pair] != [True, True]:
+        raise ValueError(
+            "batches must be a list of (inputs, targets) pairs of tensors, as lib.scoring_batches "
+            f"makes them; the entry {index} is of type {type(pair).__name__}"
+        )
+    inputs, targets = pair
+    if not inputs.is_floating_point():
+        raise ValueError(
+            f"batches: the inputs of batch {index} are {inputs.dtype}; the metrics need floating "
+            "point: scale images as torchvision's ToTensor does"
+        )
+    if len(inputs) != len(targets):
+        raise ValueError(
+            f"batches: batch {index} has {len(inputs)} inputs and {len(targets)} targets"
+        )
+    if targets.is_floating_point() and targets.ndim < 2:
+        raise ValueError(
+            f"batches: the targets of batch {index} are {targets.dtype}; they must be whole "
+            "numbers, the classes, or probabilities of shape (n, C)"
+        )
+    dtype = torch.float32 if inputs.dtype in _HALF else inputs.dtype
+    classes = targets if targets.is_floating_point() else targets.long()
+    return inputs.to(device, dtype), classes.to(device)
+
+
+class ScoreBank:
+    """A private copy of a network, its scoring batches, and the dense network's scores on them.
+
+    The dense scores depend on the batch alone. They are computed when first asked for and kept, so
+    that T iterations cost `len(batches)` double backward passes.
+
+    Attributes:
+        model: The copy.
+        weights: Its prunable weights, {parameter name: parameter}, in index order.
+        batches: [(inputs, targets), ...], on the device of the model.
+        total: N, the number of prunable weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Batch],
+        score: str,
+        temperature: float,
+        leave_out: Collection[str] = (),
+    ):
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        if isinstance(leave_out, str):
+            raise ValueError(f"leave_out must be a list of names, got the text {leave_out!r}")
+        if not isinstance(batches, Iterable):
+            raise ValueError(
+                f"batches must be a list of (inputs, targets) pairs, got {type(batches).__name__}"
+            )
+        found = prunable(model, leave_out)  # before the copy, which fails on a pruned model
+        self.model = copy.deepcopy(model)
+        if any(weight.dtype in _HALF for weight in found.values()):
+            self.model.float()  # half precision rounds gradients of logits / 200 to 0
+        self.weights = {name: self.model.get_parameter(name) for name in found}
+        device = next(iter(self.weights.values())).device
+        self.batches = [_checked(pair, index, device) for index, pair in enumerate(batches)]
+        sizes = [len(y) for _, y in self.batches]
+        if not sizes or not all(sizes):
+            raise ValueError(
+                "batches must hold at least one (inputs, targets) pair, and samples in each; "
+                f"got pairs of {sizes} samples"
+            )
+        self.total = sum(w.numel() for w in self.weights.values())
+        self.temperature = temperature
+        self._prepare = SCORES[score]
+        self._scores: dict[int, dict[str, Tensor]] = {}
+        self._observed: dict[int, tuple[float, float]] = {}
+
+    def synflow(self, mask: Tensor) -> Tensor:
+        """SynFlow's prepared scores (N,) of the masked network."""
+        scores = metrics.synflow(self.model, mask, self.batches[0], weights=self.weights)
+        return self._prepare(scores)
+
+    def dense(self, index: int) -> dict[str, Tensor]:
+        """SNIP's and GraSP's prepared scores (N,) of the dense network on one batch, by name."""
+        if index not in self._scores:
+            # Allocate what is kept first: the memory that the double backward frees then lies in
+            # one piece and serves the next batch.
+            a_few = torch.cat([w.detach().flatten()[:1] for w in self.weights.values()])
+            kept = self._prepare(a_few).new_empty(2, self.total)
+            both = metrics.snip_and_grasp(
+                self.model, None, self.batches[index], self.temperature, weights=self.weights
+            )
+            for row, scores in zip(kept, both, strict=True):
+                row.copy_(self._prepare(scores))
+            self._scores[index] = dict(zip(METRICS[1:], kept, strict=True))
+        return self._scores[index]
+
+    def masked(self, name: str, index: int, mask: Tensor) -> Tensor:
+        """One data-driven metric's prepared scores (N,) of the masked network on one batch."""
+        metric = {"snip": metrics.snip, "grasp": metrics.grasp}[name]
+        batch = self.batches[index]
+        return self._prepare(
+            metric(self.model, mask, batch, self.temperature, weights=self.weights)
+        )
+
+    def observe(self, index: int, mask: Tensor | None) -> tuple[float, float]:
+        """(L, ΔL) on one batch, at temperature 1: logits / 200 leave only rounding noise in L."""
+        if mask is None and index in self._observed:
+            return self._observed[index]
+        loss, gradients = metrics.loss_and_gradient(
+            self.model, mask, self.batches[index], 1.0, weights=self.weights
+        )
+        found = loss.item(), metrics.grad_norm_sq(gradients, mask).item()
+        if mask is None:
+            self._observed[index] = found
+        return found

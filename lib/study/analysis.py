@@ -1,0 +1,148 @@
+"""What the tables say: differences, correlations, and what they are made of."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from . import parameters
+from .statistics import paired, rank_correlation, spearman
+
+P = ["p_synflow", "p_snip", "p_grasp"]
+# What an agent sees of its state, by column of the table of policies.
+SEEN = ["target_sparsity", "effective_sparsity", "loss_sparse", "grad_norm_sq_sparse", "iteration"]
+
+
+def learning_gaps(returns: pd.DataFrame, opponent: str = "best constant") -> pd.DataFrame:
+    """One row per way to train, policy and network: its return minus the opponent's.
+
+    Mean over the targets, which are the same for both.
+
+    Args:
+        returns: settings, policy, seed (of the network), sparsity, return.
+        opponent: A policy of the table.
+    """
+    index = ["settings", "seed", "sparsity"]
+    wide = returns.pivot(index=index, columns="policy", values="return")
+    gaps = wide.sub(wide[opponent], axis=0).drop(columns=opponent)
+    order = {name: i for i, name in enumerate(dict.fromkeys(returns["settings"]))}
+    mean = gaps.groupby(["settings", "seed"]).mean().stack().dropna().rename("gap").reset_index()
+    return mean.sort_values("settings", key=lambda s: s.map(order), kind="stable")
+
+
+def reward_correlations(table: pd.DataFrame, environment: parameters.Environment) -> pd.DataFrame:
+    """Spearman's ρ of trained accuracy with the return, its parts, and its rivals.
+
+    Within each target and network. Each quantity is signed so that its correlation with the
+    accuracy should be positive; a negative one speaks against it.
+
+    Args:
+        table: Rows of `agents.judge` for many policies.
+        environment: Its α and w are those of the returns.
+    """
+    gap = table["final_loss_sparse"] - table["final_loss"]
+    flow = table["final_grad_norm_sq_sparse"] - table["final_grad_norm_sq"]
+    what = {
+        "return of the paper": table["return"],
+        "term: loss": table["reward_loss"],
+        "term: gradient norm": table["reward_grad_norm"],
+        "term: sparsity": table["reward_sparsity"],
+    }
+    # Each term is linear in its weight, so another weight only rescales it.
+    for symbol, weight, term, others in (
+        ("w", environment.grad_weight, "reward_grad_norm", (0, 1)),
+        ("α", environment.alpha, "reward_sparsity", (0, 1, 10, 1000)),
+    ):
+        for other in others if weight else ():
+            what[f"return, {symbol} = {other}"] = (
+                table["return"] + (other / weight - 1) * table[term]
+            )
+    what |= {
+        "-|L - L_s|, temperature 1": -gap.abs(),
+        "-|L - L_s|, temperature 200": -table["gap_loss_200"],
+        "-|ΔL - ΔL_s|, temperature 1": -flow.abs(),
+        "-|ΔL - ΔL_s|, temperature 200": -table["gap_flow_200"],
+        "gradient norm of the sparse network": table["final_grad_norm_sq_sparse"],
+        "effective weights": -table["effective_sparsity"],
+        "mean singular value of the Jacobian": table["jacobian_mean"],
+    }
+    for column in table.columns[table.columns.str.startswith("loss_after_")]:
+        what[f"-loss after {column.removeprefix('loss_after_')} steps"] = -table[column]
+    rows = []
+    for name, values in what.items():
+        mean, low, n = rank_correlation(
+            table.assign(what=values), ["sparsity", "seed"], "what", "accuracy"
+        )
+        rows.append({"what": name, "mean": mean, "smallest": low, "groups": n})
+    return pd.DataFrame(rows)
+
+
+def transfer_gaps(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
+    """Claim B: each agent minus each opponent, target by target, in return and in accuracy.
+
+    Mean over sparsities, paired. An agent that learned from another reward is nobody's opponent;
+    its accuracy is compared with the opponents of the other agents.
+
+    Args:
+        table: target, policy, sparsity, seed, return, accuracy.
+        targets: Their names, in order.
+
+    Returns:
+        target, kind ("agent" or "trainability"), agent, opponent, seed (of the network), return
+        (units of reward), accuracy (points).
+    """
+    rows = []
+    for target in targets:
+        here = table[table["target"] == target]
+        wide = here.pivot(index=["sparsity", "seed"], columns="policy")[["return", "accuracy"]]
+        names = here["policy"].unique()
+        learned = [n for n in names if n.startswith(("agent ", "trainability "))]
+        for agent in learned:
+            for opponent in (name for name in names if name not in learned):
+                gap = pd.DataFrame(
+                    {v: wide[v][agent] - wide[v][opponent] for v in ("return", "accuracy")}
+                )
+                gap["accuracy"] *= 100
+                row = {"target": target, "kind": agent.partition(" ")[0], "agent": agent}
+                row["opponent"] = opponent
+                mean = gap.groupby("seed").mean().reset_index()
+                rows += [row | one for one in mean.to_dict("records")]
+    return pd.DataFrame(rows)
+
+
+def proportions(actions: pd.DataFrame) -> pd.DataFrame:
+    """P scaled to a sum of 1: only the proportions count, since S is ranked."""
+    total = actions[P].sum(axis=1)
+    return actions.assign(**{name: actions[name] / total.where(total > 0, 1) for name in P})
+
+
+def dependence(actions: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's ρ of each scaled weight with each part of the state, over all agents' steps.
+
+    A row of a roll-out holds the state after its action. What the agent saw is in the row before,
+    so first iterations are left out.
+    """
+    learned = proportions(actions[actions["policy"].str.startswith("agent")])
+    learned = learned.sort_values(["policy", "sparsity", "iteration"])
+    episodes = learned.groupby(["policy", "sparsity"])
+    seen = learned[["target_sparsity", "iteration"]].join(
+        episodes[["effective_sparsity", "loss_sparse", "grad_norm_sq_sparse"]].shift()
+    )
+    seen, learned = seen[seen.notna().all(axis=1)], learned[seen.notna().all(axis=1)]
+    return pd.DataFrame(
+        {name: {what: spearman(seen[what], learned[name]) for what in SEEN} for name in P}
+    )
+
+
+def choice_gaps(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """Notebook 04: each setting minus the reference, in points, paired by seed."""
+    points = table.assign(accuracy=100 * table["accuracy"])
+    reference = points[points["study"] == "reference"]
+    gaps = []
+    for (study, setting), part in points.groupby(["study", "setting"], sort=False):
+        if study == "reference":
+            continue
+        both = pd.concat([reference, part])
+        by = (["sparsity"], "accuracy", confidence)
+        gap = paired(both, "setting", setting, "Panning", *by)
+        gaps.append(gap.assign(study=study, setting=setting))
+    return pd.concat(gaps, ignore_index=True)

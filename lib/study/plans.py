@@ -1,0 +1,324 @@
+"""What each notebook computes: named cells, from the parameters of a profile.
+
+A plan is a list of (name, cell): what its rows are called in a table, and the arguments of the
+function that computes them. `grid.tabulate` runs it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..methods import METHODS
+from . import checks as sanity
+from . import parameters
+from .agents import random_policies
+from .parameters import Parameters
+
+Plan = list[tuple[dict[str, Any], dict[str, Any]]]
+SUBSETS = {
+    "SynFlow": (1, 0, 0),
+    "SNIP": (0, 1, 0),
+    "GraSP": (0, 0, 1),
+    "SynFlow + SNIP": (1, 1, 0),
+    "SynFlow + GraSP": (1, 0, 1),
+    "SNIP + GraSP": (0, 1, 1),
+    "all three alike": (1, 1, 1),
+}
+
+
+def _base(params: Parameters, network: str, **training: Any) -> dict[str, Any]:
+    """The arguments of `prune_and_train` that a whole plan shares."""
+    return {
+        "data": params.data.name,
+        "network": network,
+        "training": params.training.changed(**training),
+        "scoring": params.scoring,
+        "device": params.compute.device,
+    }
+
+
+def _method(params: Parameters, name: str, agent: Any = None) -> dict[str, Any]:
+    """The arguments of `prune_and_train` that make a method; `agent` is RLPanning's policy."""
+    name, _, check = name.partition("+")
+    cell: dict[str, Any] = {"method": name}
+    if name == "dense":
+        return cell | {"sparsity": 0.0}
+    cell |= {"steps": params.panning.steps, "settings": {"schedule": params.panning.schedule}}
+    if METHODS[name].p is None:
+        cell["policy"] = agent if name == "rlpanning" else params.panning.stages
+    return cell | ({"check": check} if check else {})
+
+
+# --- 02 ----------------------------------------------------------------------------------------
+
+
+def comparison(params: Parameters, agents: Mapping[int, Any] | None = None) -> Plan:
+    """Claim A: every method at every sparsity, and the dense network; or RLPanning alone.
+
+    Args:
+        params: The profile.
+        agents: {seed of the network: the agent that prunes it}. With them, RLPanning's part of the
+            plan, in the tasks that name it: each seed has another agent, so that the interval is
+            over agents and networks at once. Without them, the other methods' part.
+    """
+    plan: Plan = []
+    for task in params.comparison.tasks:
+        taught = {"epochs": task.epochs, "batch_size": task.batch_size}
+        base = _base(params, task.network, weight_decay=task.weight_decay, **taught)
+        base |= {"data": task.data, "width": task.width}
+        for method in ("dense", *task.methods):
+            if (method == "rlpanning") != (agents is not None):
+                continue
+            for rho in (0.0,) if method == "dense" else task.sparsities:
+                for seed in task.seeds:
+                    cell = base | {"sparsity": rho, "seed": seed}
+                    cell |= _method(params, method, (agents or {}).get(seed))
+                    row = {"task": task.name, "method": method, "sparsity": rho, "seed": seed}
+                    plan.append((row, cell))
+    return plan
+
+
+def _watched(params: Parameters) -> dict[str, Any]:
+    return {
+        "data": params.data.name,
+        "network": params.flow.network,
+        "steps": params.panning.steps,
+        "scoring": params.scoring,
+        "device": params.compute.device,
+        "settings": {"schedule": params.panning.schedule},
+    }
+
+
+def traces(params: Parameters) -> Plan:
+    """The flow of force: Panning with and without the return of weights, every weight watched."""
+    base = _watched(params) | {"policy": params.panning.stages}
+    plan = []
+    for method in ("panning", "iterative_fused"):
+        settings = base["settings"] | {"reactivate": METHODS[method].reactivate}
+        for rho in params.flow.sparsities:
+            for seed in params.flow.seeds:
+                row = {"sparsity": rho, "seed": seed, "method": method}
+                place = {"sparsity": rho, "seed": seed, "settings": settings}
+                plan.append((row, base | place))
+    return plan
+
+
+def collapses(params: Parameters) -> Plan:
+    """Layer collapse: every method at every compression."""
+    base = _watched(params) | {"compressions": params.flow.compressions}
+    return [
+        (
+            {"method": method, "seed": seed},
+            base
+            | {"method": method, "seed": seed}
+            | ({"policy": params.panning.stages} if METHODS[method].p is None else {}),
+        )
+        for method in params.flow.collapse_methods
+        for seed in params.flow.seeds
+    ]
+
+
+# --- 03 ----------------------------------------------------------------------------------------
+
+
+def variant(params: Parameters, name: str) -> parameters.Variant:
+    """The way to train agents called `name`."""
+    known = {each.name: each for each in params.learning.variants}
+    if name not in known:
+        raise ValueError(f"learning.chosen must be one of {', '.join(known)}, got {name!r}")
+    return known[name]
+
+
+def world(params: Parameters, name: str | None = None) -> dict[str, Any]:
+    """The arguments of `make_environment` in a variant, all but the network."""
+    environment = params.environment
+    if name is not None:
+        environment = environment.changed(**variant(params, name).environment)
+    return {
+        "data": params.data.name,
+        "environment": environment,
+        "scoring": params.scoring,
+        "device": params.compute.device,
+        "settings": {"schedule": params.panning.schedule},
+    }
+
+
+def _home(params: Parameters) -> dict[str, Any]:
+    return {"network": params.environment.network, "width": params.environment.width}
+
+
+def agents(params: Parameters) -> Plan:
+    """Every variant's agents, trained; for `train_policy`."""
+    return [
+        (
+            {"settings": each.name, "seed": seed},
+            world(params, each.name) | {"agent": params.agent.changed(**each.agent), "seed": seed},
+        )
+        for each in params.learning.variants
+        for seed in each.seeds
+    ]
+
+
+def searches(params: Parameters) -> Plan:
+    """The best constant p in each variant's environment, with an agent's budget of steps."""
+    extra = {"budget": params.agent.steps, "sparsities": params.learning.search_sparsities}
+    return [
+        ({"settings": each.name}, world(params, each.name) | extra | {"seed": 0})
+        for each in params.learning.variants
+    ]
+
+
+def returns(params: Parameters, policies: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """Policies on networks that no agent has seen; for `agents.evaluate`.
+
+    Args:
+        params: The profile.
+        policies: {variant: {contender: plain policy}}.
+    """
+    return [
+        (
+            {"settings": each.name, "seed": seed},
+            world(params, each.name)
+            | _home(params)
+            | {"policies": policies[each.name], "seed": seed}
+            | {"sparsities": params.learning.sparsities},
+        )
+        for each in params.learning.variants
+        for seed in params.learning.seeds
+    ]
+
+
+def rewards(params: Parameters) -> Plan:
+    """Random policies, judged by their return and by the networks they make; for `judge`."""
+    study = params.reward
+    policies = list(random_policies(study.policies, seed=0).items())
+    size = 10  # this many share a network and its scores
+    base = world(params) | _home(params)
+    base["environment"] = params.environment.changed(steps=study.steps)
+    base |= {"training": params.training.changed(epochs=study.epochs), "trials": study.trials}
+    return [
+        (
+            {"sparsity": rho, "seed": seed},
+            base
+            | {"sparsity": rho, "seed": seed}
+            | {"policies": dict(policies[start : start + size])},
+        )
+        for rho in study.sparsities
+        for seed in study.seeds
+        for start in range(0, len(policies), size)
+    ]
+
+
+def natives(params: Parameters) -> Plan:
+    """An agent trained on each target that asks for one."""
+    chosen = variant(params, params.learning.chosen)
+    plan = []
+    for target in params.transfer.targets:
+        if target.native:
+            cell = world(params, chosen.name) | {"data": target.data, "seed": chosen.seeds[0]}
+            place = {"network": target.network, "width": target.width}
+            cell["environment"] = cell["environment"].changed(**place)
+            cell["agent"] = params.agent.changed(**chosen.agent)
+            plan.append(({"target": target.name}, cell))
+    return plan
+
+
+def transfers(params: Parameters, policies: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """Claim B: policies on targets they were not made for; for `judge`.
+
+    Args:
+        params: The profile.
+        policies: {target: {contender: plain policy}}.
+    """
+    plan = []
+    for target in params.transfer.targets:
+        base = world(params, params.learning.chosen)
+        base |= {"data": target.data, "network": target.network, "width": target.width}
+        # With fewer images there are more epochs, so that training sees as many.
+        epochs = max(1, round(target.epochs / target.fraction))
+        base |= {"fraction": target.fraction, "policies": policies[target.name]}
+        base["training"] = params.training.changed(epochs=epochs)
+        for rho in target.sparsities:
+            for seed in params.transfer.seeds:
+                row = {"target": target.name, "sparsity": rho, "seed": seed}
+                plan.append((row, base | {"sparsity": rho, "seed": seed}))
+    return plan
+
+
+# --- 04 ----------------------------------------------------------------------------------------
+
+
+def ablations(params: Parameters) -> Plan:
+    """One thing of Panning with the hand-made policy changed at a time."""
+    study, scoring = params.ablations, params.scoring
+    base = _base(params, study.network, epochs=study.epochs)
+    panning = _method(params, "panning")
+
+    def setting(**values: Any) -> dict[str, Any]:
+        return {"settings": panning["settings"] | values}
+
+    variants: dict[tuple[str, str], dict[str, Any]] = {("reference", "Panning"): {}}
+    variants |= {("metrics", name): {"policy": p} for name, p in SUBSETS.items()}
+    variants["fusion", "product"] = setting(fusion="product")
+    variants |= {("normalisation", name): setting(score=name) for name in study.scores}
+    variants["gradients", "masked"] = setting(gradients="masked")
+    variants["return", "no return"] = {"method": "iterative_fused"}
+    for value in study.temperatures:
+        changed = scoring.changed(temperature=value)
+        variants["temperature", f"logits / {value:g}"] = {"scoring": changed}
+    for value in study.per_class:
+        variants["samples", f"{value} a class"] = {"scoring": scoring.changed(per_class=value)}
+    for value in study.counts:
+        several = "batches" if value > 1 else "batch"
+        variants["batches", f"{value} {several}"] = {"scoring": scoring.changed(count=value)}
+    variants |= {("schedule", name): setting(schedule=name) for name in study.schedules}
+    variants |= {("iterations", f"T = {T}"): {"steps": T} for T in study.steps}
+    return [
+        (
+            {"study": name, "setting": which, "sparsity": rho, "seed": seed},
+            base | panning | change | {"sparsity": rho, "seed": seed},
+        )
+        for (name, which), change in variants.items()
+        for rho in study.sparsities
+        for seed in study.seeds
+    ]
+
+
+def checks(params: Parameters) -> Plan:
+    """Claim C: each method, and each method deprived of one thing."""
+    study = params.checks
+    base = _base(params, study.network, epochs=study.epochs)
+    return [
+        (
+            {"method": name, "check": check or "unchanged", "sparsity": rho, "seed": seed},
+            base | {"sparsity": rho, "seed": seed, **_method(params, name), "check": check},
+        )
+        for name in study.methods
+        for check in (None, *sanity.CHECKS)
+        for rho in study.sparsities
+        for seed in study.seeds
+    ]
+
+
+def table_searches(params: Parameters) -> Plan:
+    """Searches over the fifteen numbers of the hand-made table; for `search_stages`."""
+    study = params.search
+    base = _base(params, params.ablations.network, epochs=study.epochs)
+    base |= {"steps": study.steps, "trials": study.trials, "holdout": study.holdout}
+    base |= {"settings": {"schedule": params.panning.schedule}, "network_seed": 100}
+    base["sparsities"] = params.ablations.sparsities
+    return [({"search": seed}, base | {"seed": seed}) for seed in study.seeds]
+
+
+def tables_found(params: Parameters, policies: Mapping[str, Any]) -> Plan:
+    """The tables that searches found, on networks they have not seen."""
+    study = params.ablations
+    base = _base(params, study.network, epochs=study.epochs) | _method(params, "panning")
+    return [
+        (
+            {"policy": name, "sparsity": rho, "seed": seed},
+            base | {"policy": policy, "sparsity": rho, "seed": seed},
+        )
+        for name, policy in policies.items()
+        for rho in study.sparsities
+        for seed in study.seeds
+    ]
