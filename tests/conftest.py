@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -290,7 +291,7 @@ def published(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
         folder.mkdir(parents=True)
         counts = {"train": train, "test": test}
         classes = sources.spec(name).num_classes
-        return writer(getattr(sources.datasets, cls), classes, counts, folder, monkeypatch)
+        return writer(getattr(torchvision.datasets, cls), classes, counts, folder, monkeypatch)
 
     return write
 

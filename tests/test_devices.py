@@ -227,8 +227,8 @@ def test_an_agent_learns_on_the_processor_of_a_network_there(toy, played: Played
     learned = agents.train_policy(**world, agent=AGENT, seed=0, device=GPU.type)
     assert not any(isinstance(weight, Remote) for weight in learned["weights"].values())
     policy = {"weights": learned["weights"], "card": learned["card"]}
-    cell = PLACE | world | {"policy": policy, "sparsities": [0.8, 0.9]}
-    same(agents.evaluate_policy, **cell)
+    cell = PLACE | world | {"policies": {"agent": policy}, "sparsities": [0.8, 0.9]}
+    same(agents.evaluate, **cell)
 
 
 def test_the_loop_is_watched_there(toy, played: Played) -> None:

@@ -168,8 +168,12 @@ def unlock(folder: Path) -> None:
 
 
 def spoiled(folder: Path, before: dict[str, bytes]) -> list[str]:
-    """The results that are there, and not as they should be."""
-    return [name for name in differences(results(folder), before) if name in results(folder)]
+    """The results that are there, and not as they should be.
+
+    Not the notebook of the stage that was stopped, which papermill writes cell by cell.
+    """
+    made = {name: x for name, x in results(folder).items() if not name.startswith("executed/")}
+    return [name for name in differences(made, before) if name in made]
 
 
 def test_killed_amid_its_cells_a_stage_goes_on_and_ends_with_the_same_bytes(clone: Path) -> None:
@@ -287,7 +291,7 @@ def test_a_repro_in_the_root_leaves_the_full_study_alone(studied: Path) -> None:
     profile.write_text(before.replace("holdout: 0.2", "holdout: 0.3"))
     try:
         assert not stages_run(dvc(studied, "repro"))
-        assert "holdout" in dvc(studied, "status", FULL)
+        assert "search" in dvc(studied, "status", FULL)
     finally:
         profile.write_text(before)
 
@@ -318,7 +322,8 @@ def test_an_experiment_is_run_shown_and_compared(clone: Path, committed: Callabl
     assert stages_run(said) == ["figures"]
     table = committed("exp", "show", "--csv").splitlines()
     assert any("other" in line for line in table)
-    assert "figures.dpi" in table[0] and "headline.json" in "".join(table[0])
+    columns = {name.rpartition(":")[2] for name in table[0].split(",")}
+    assert {"holds", "open", "panning", "figures.dpi"} <= columns
     assert "figures.dpi" in committed("params", "diff")
     committed("plots", "diff", "--out", "plots", "HEAD")
     page = (clone / "plots/index.html").read_text()

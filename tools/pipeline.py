@@ -17,7 +17,7 @@ def full(text: str) -> str:
     # On its own DVC reads only a params.yaml beside dvc.yaml.
     text = text.replace("\nvars:\n", "\nvars:\n  - ../full.yaml:data,environment\n")
     text = re.sub(r"^  data:\n.*?\n\n", "", text, flags=re.S | re.M)
-    text = text.replace('"data/raw/${data.name}", ', "")
+    text = re.sub(r'"data/raw/\$\{data\.name\}",\s*', "", text)
     text = re.sub(r"^(    desc: .*\n)", r"\1    wdir: ../..\n", text, flags=re.M)
     stages, plots = text.split("\nplots:\n")
     plots = re.sub(r"^  - ", "  - ../../", plots, flags=re.M)

@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision import datasets
-from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from .files import root, whole
 
@@ -75,11 +73,17 @@ def _read_embedded(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images), torch.from_numpy(targets)
 
 
+def _class_of(name: str) -> type:
+    """A data set of torchvision's, which takes a second to import and is seldom asked for."""
+    from torchvision import datasets
+
+    return getattr(datasets, name)
+
+
 def _torchvision(name: str, wanted: Callable[[type], list[str]]) -> "Source":
     """A data set of torchvision's that keeps arrays in `.data` and classes in `.targets`."""
-    cls = getattr(datasets, name)
-
     def fetch(folder: Path, test_size: int, split_seed: int) -> None:
+        cls = _class_of(name)
         try:
             for train in (True, False):
                 cls(str(folder), train=train, download=True)
@@ -91,6 +95,7 @@ def _torchvision(name: str, wanted: Callable[[type], list[str]]) -> "Source":
             ) from error
 
     def read(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
+        cls = _class_of(name)
         try:
             loaded = cls(str(folder), train=train, download=False)
         except RuntimeError as error:
@@ -111,6 +116,8 @@ TINY_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
 def _write_tiny(folder: Path, test_size: int, split_seed: int) -> None:
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+
     if (folder / "tiny-imagenet-200").is_dir():
         return
     archive = folder / "tiny-imagenet-200.zip"
@@ -137,7 +144,7 @@ def _read_tiny(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
         raise FileNotFoundError(f"{base / 'train'} is missing: run `dvc repro data`")
     where = base
     try:
-        classes = datasets.ImageFolder(str(base / "train"))
+        classes = _class_of("ImageFolder")(str(base / "train"))
         if train:
             samples = classes.samples
         else:
