@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.figures.style import LOOKS, percent
+from lib.figures.style import LOOKS, in_order, percent
 from lib.study.statistics import interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,8 +48,8 @@ def accuracy_table(size: str = "") -> str:
     sparsities = sorted(table.loc[table["method"] != "dense", "sparsity"].unique())
     lines = ["| method | " + " | ".join(map(percent, sparsities)) + " |"]
     lines.append("| --- |" + " ---: |" * len(sparsities))
-    for method, part in table.groupby("method", sort=False):
-        cells = []
+    for method in ["dense", *in_order(table["method"])]:
+        part, cells = table[table["method"] == method], []
         for rho in sparsities:
             here = part if method == "dense" else part[part["sparsity"] == rho]
             mean, low, _ = interval(here["accuracy"], 0.95)
