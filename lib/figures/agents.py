@@ -82,7 +82,7 @@ def learning(returns: pd.DataFrame, variants: Sequence[str], confidence: float) 
         ax.axvline(0, color="0.4", lw=0.8)
     axes[0, 0].set_yticks(range(len(OTHERS) + 1), ["agents", *OTHERS])
     axes[0, 0].set_ylim(len(OTHERS) + 0.5, -0.5)
-    figure.supxlabel("return minus that of the best constant p, in the same environment",
+    figure.supxlabel("return minus the best constant p's, same environment",
                      fontsize=mpl.rcParams["axes.labelsize"])  # fmt: skip
     bar = f"star: mean of the agents; dots: agents; bar: {style.percent(confidence)} t-interval"
     style.note(figure, f"{bar}; each panel has its own reward and its own axis")

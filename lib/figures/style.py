@@ -114,7 +114,7 @@ def named_panels(
     """A panel for each name, three in a row; also all axes, those that stay empty hidden."""
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    width = max(0.5, columns / 3)
+    width = max(0.65, columns / 3)
     figure, axes = panels(rows, columns, height * rows + 0.08, width, **settings)
     for ax, name in zip(axes.flat, [*names, *[""] * (rows * columns - len(names))], strict=True):
         ax.set_title(name)
