@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 
 from lib.figures.style import LOOKS, in_order, percent
-from lib.study.statistics import interval
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- table: written by `make readme` -->", "<!-- end of table -->"
@@ -33,6 +32,7 @@ def facts(size: str = "") -> dict[str, float]:
     for row in claims.itertuples():
         for what in ("difference", "low", "high"):
             found[f"{what}/{row.statement}"] = getattr(row, what)
+        found[f"below/{row.statement}"] = -row.difference
     for row in pd.read_csv(ROOT / "figures" / "table_speed.csv").itertuples():
         for what in ("speedup", "pruning", "epochs"):
             found[f"{what}/{row.network}/{row.sparsity:g}"] = getattr(row, what)
@@ -42,7 +42,7 @@ def facts(size: str = "") -> dict[str, float]:
 
 
 def accuracy_table(size: str = "") -> str:
-    """Mean accuracy (%) and half its 95 % t-interval, one row per method, as Markdown."""
+    """Mean accuracy (%) and its range over the seeds, one row per method, as Markdown."""
     table = comparison(size)
     table = table[table["task"] == table["task"].iloc[0]]
     sparsities = sorted(table.loc[table["method"] != "dense", "sparsity"].unique())
@@ -52,8 +52,8 @@ def accuracy_table(size: str = "") -> str:
         part, cells = table[table["method"] == method], []
         for rho in sparsities:
             here = part if method == "dense" else part[part["sparsity"] == rho]
-            mean, low, _ = interval(here["accuracy"], 0.95)
-            cells.append(f"{mean:.1f} ± {mean - low:.1f}")
+            low, mean, high = here["accuracy"].agg(["min", "mean", "max"])
+            cells.append(f"{mean:.1f} ({low:.0f}–{high:.0f})")
         lines.append(f"| {LOOKS[method].label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

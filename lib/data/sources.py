@@ -82,6 +82,7 @@ def _class_of(name: str) -> type:
 
 def _torchvision(name: str, wanted: Callable[[type], list[str]]) -> "Source":
     """A data set of torchvision's that keeps arrays in `.data` and classes in `.targets`."""
+
     def fetch(folder: Path, test_size: int, split_seed: int) -> None:
         cls = _class_of(name)
         try:
