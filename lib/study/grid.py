@@ -64,16 +64,16 @@ def closure(module: str) -> set[Path]:
 
     Relative and absolute imports are followed, into packages too.
     """
-    found: set[Path] = set()
+    seen: set[Path] = set()
     todo = [LIB.parent.joinpath(*module.split(".")).with_suffix(".py")]
     while todo:
         path = todo.pop()
-        if path not in found | NO_PART:
-            found.add(path)
+        if path not in seen:
+            seen.add(path)
             todo += _imports(path)
             packages = (p / "__init__.py" for p in path.parents if LIB in p.parents)
             todo += [p for p in packages if p.is_file()]  # Python runs them on the way
-    return found
+    return seen - NO_PART
 
 
 def _code(path: Path) -> str:
