@@ -2,7 +2,7 @@
 # minutes). Inside a conda environment (environment.yml) call the commands themselves: `dvc repro`.
 
 .DEFAULT_GOAL := all
-.PHONY: all rebuild full rebuild-full readme pipeline unlock test test-all bench lab lint lock clean help
+.PHONY: all rebuild full rebuild-full readme pipeline unlock test test-all bench experiments lab lint lock clean help
 
 # Every command below, and every stage that DVC starts, finds the environment's programs first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -50,6 +50,9 @@ bench: .venv/.installed  ## Measure speed anew on a quiet machine (twenty to fif
 	python -m pytest benchmarks --benchmark-json=.cache/benchmarks.json
 	python -m benchmarks.report .cache/benchmarks.json
 	dvc repro speed
+
+experiments: .venv/.installed  ## Show what experiments changed, and their headline numbers
+	dvc exp show --only-changed --drop '^(lib|data|notebooks|benchmarks|figures).*'
 
 lab: .venv/.installed  ## Open the notebooks in JupyterLab
 	python -m lib.study.fetch params.yaml
