@@ -269,11 +269,11 @@ def _compare(arguments: argparse.Namespace) -> None:
         lambda value: "-" if math.isnan(value) else f"{value:.2f}",
     )
     print(table.to_string(index=False, formatters=formats))
-    level = params.statistics.confidence
+    level = 100 * params.statistics.confidence
     print(
-        f"\nIn %: accuracy after the last epoch and half its {100 * level:g} % t-interval over n "
-        "seeds; effective\nweights; multiply-adds with them, and in the compacted network. Of the "
-        "dense network's."
+        f"\nIn per cent: accuracy after the last epoch, and half its {level:g} % t-interval over\n"
+        "n seeds; then the share, of the dense network's, of effective weights, of multiply-adds\n"
+        "with them, and of those that the compacted network does."
     )
 
 
