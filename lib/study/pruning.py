@@ -22,7 +22,7 @@ from ..networks.compaction import compacted
 from ..networks.cost import flops, kept_flops
 from ..networks.inspection import flatten
 from ..networks.paths import effective_mask
-from ..networks.training import evaluate, train
+from ..networks.training import evaluate, sample, train
 from ..scores import Extremes
 from . import checks, parameters
 from .grid import digest, outdated, run_cell
@@ -185,7 +185,8 @@ def train_and_test(
     An interrupted training is continued by the next one that begins alike: in the same code, with
     the same weights, masks and images.
     """
-    state = {"weights": model.state_dict(), "masks": dict(kept or {}), "images": train_set.images}
+    state = {"weights": model.state_dict(), "masks": dict(kept or {})}
+    state |= {"images": sample(train_set), "targets": train_set.targets}
     state["where"] = str(train_set.images.device)
     key = digest(train_and_test, {"training": training, "seed": seed, **state})
     checkpoint = root() / ".cache" / "trainings" / f"{key}.pt"
