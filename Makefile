@@ -4,6 +4,9 @@
 .DEFAULT_GOAL := all
 .PHONY: all rebuild full rebuild-full readme pipeline unlock test test-all bench experiments lab lint lock clean help
 
+# The Python of a new environment: `make PYTHON=python3.13`.
+PYTHON ?= python3.11
+
 # Every command below, and every stage that DVC starts, finds the environment's programs first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -38,13 +41,13 @@ unlock:  ## Mend what a killed DVC left half written (all, full and the rebuilds
 
 # Two workers of one thread each. Tests of one xdist_group share a worker, and what they set up.
 workers = OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup -p no:benchmark
-test: .venv/.installed  ## Run the tests that take no more than some minutes in all
+test: .venv/.tested  ## Run the tests that take no more than some minutes in all
 	PANNING_CASES=150 $(workers) -m 'not slow'
 
-test-all: .venv/.installed  ## Run every test, as continuous integration does
+test-all: .venv/.tested  ## Run every test, as continuous integration does
 	$(workers)
 
-bench: .venv/.installed  ## Measure speed anew on a quiet machine (twenty to fifty minutes), then draw it
+bench: .venv/.tested  ## Measure speed anew on a quiet machine (twenty to fifty minutes), then draw it
 	mkdir -p .cache
 	python -m lib.study.fetch params.yaml
 	python -m pytest benchmarks --benchmark-json=.cache/benchmarks.json
@@ -58,15 +61,20 @@ lab: .venv/.installed  ## Open the notebooks in JupyterLab
 	python -m lib.study.fetch params.yaml
 	jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
-lint: .venv/.installed  ## Check format and style
+lint: .venv/.tested  ## Check format and style
 	ruff format --check
 	ruff check
 
-# Versions in requirements.txt stay if pyproject.toml admits them; to renew all, empty it first.
-lock: .venv/.installed  ## Write requirements.txt anew from pyproject.toml
+# Versions stay if pyproject.toml admits them; to renew all, empty both files first. The tests' file
+# adds to the other one, and repeats none of its lines.
+compile = uv pip compile --quiet --universal --python-version 3.11 pyproject.toml
+lock: .venv/.installed  ## Write requirements.txt and requirements-test.txt anew from pyproject.toml
 	python -m pip install --quiet --editable '.[dev]'
-	uv pip compile --quiet --universal --python-version 3.11 --extra test \
-		--custom-compile-command 'make lock' --output-file requirements.txt pyproject.toml
+	$(compile) --custom-compile-command 'make lock' --output-file requirements.txt
+	$(compile) --extra test --constraint requirements.txt --no-header --no-annotate \
+		--output-file requirements-test.txt
+	{ echo '-r requirements.txt'; grep -vxFf requirements.txt requirements-test.txt; } > .lock
+	mv .lock requirements-test.txt
 
 clean:  ## Remove kept cells, and what a kill left half written
 	find data figures executed -name '.*.partial' -delete
@@ -75,10 +83,14 @@ clean:  ## Remove kept cells, and what a kill left half written
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' Makefile
 
-# The stamp is newer than both files as long as the environment is what they say.
+# A stamp is newer than its files as long as the environment is what they say.
 # The second install adds `lib` alone, with the setuptools just installed, so it needs no network.
 .venv/.installed: requirements.txt pyproject.toml
-	python3.11 -m venv .venv
+	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --requirement requirements.txt
 	.venv/bin/python -m pip install --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/.tested: requirements-test.txt .venv/.installed
+	.venv/bin/python -m pip install --requirement requirements-test.txt
 	touch $@

@@ -1,4 +1,4 @@
-"""The agent, TD3: trained by stable-baselines3, kept as plain weights, used as a policy.
+"""The agent, TD3 by default: trained by stable-baselines3, kept as plain weights, a policy.
 
 Training runs in segments of fixed length. At each seam between them every generator is reseeded and
 the environment is reset, so a run continued from the checkpoint at a seam ends bit for bit like one
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.wrappers import TransformReward
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
@@ -28,7 +28,7 @@ from .environment import ACTIONS, PanningEnv
 from .scores import Extremes
 
 STATE, ACTION = 7, 3
-ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"td3": TD3, "sac": SAC}
+ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"td3": TD3, "sac": SAC, "ddpg": DDPG}
 
 
 class AgentPolicy:
@@ -158,13 +158,16 @@ def train_agent(
     log_folder: Path | None = None,
     progress: bool = True,
 ) -> tuple[AgentPolicy, list[dict[str, float]]]:
-    """Train TD3 (Fujimoto et al. 2018), or SAC (Haarnoja et al. 2018), on `env`.
+    """Train TD3 (Fujimoto et al. 2018), SAC (Haarnoja et al. 2018) or DDPG on `env`.
+
+    DDPG (Lillicrap et al. 2016) is TD3 without its three remedies: one critic, no noise on the
+    target policy, and an update of the actor for each of the critic.
 
     Args:
         env: The environment.
         seed: Of everything: actor and critics, exploration, replay, targets.
         steps: Steps of the environment in all; also the size of the replay buffer.
-        algorithm: "td3" or "sac".
+        algorithm: "td3", "sac" or "ddpg".
         learning_rate: Of actor and critics.
         batch_size: Transitions per gradient step; each step of the environment has one.
         gamma: The discount.
@@ -172,7 +175,7 @@ def train_agent(
         policy_noise: Standard deviation of the noise on the target policy's actions (TD3).
         noise_clip: Where that noise is clipped (TD3).
         policy_delay: Updates of the critics for each update of the actor (TD3).
-        exploration_noise: Standard deviation of the noise on the actions taken (TD3).
+        exploration_noise: Standard deviation of the noise on the actions taken (TD3, DDPG).
         learning_starts: Random steps before learning begins.
         hidden: Widths of the hidden layers.
         reward_scale: Factor on the reward that the agent learns from.
@@ -189,11 +192,14 @@ def train_agent(
         ValueError: The algorithm is unknown.
     """
     if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm must be 'td3' or 'sac', got {algorithm!r}")
+        known = ", ".join(map(repr, ALGORITHMS))
+        raise ValueError(f"algorithm must be one of {known}, got {algorithm!r}")
     kind, own = ALGORITHMS[algorithm], {}
+    if issubclass(kind, TD3):  # DDPG too
+        noise = NormalActionNoise(np.zeros(ACTION), np.full(ACTION, exploration_noise))
+        own = {"action_noise": noise}
     if kind is TD3:
-        own = {
-            "action_noise": NormalActionNoise(np.zeros(ACTION), np.full(ACTION, exploration_noise)),
+        own |= {
             "policy_delay": policy_delay,
             "target_policy_noise": policy_noise,
             "target_noise_clip": noise_clip,

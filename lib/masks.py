@@ -1,21 +1,29 @@
-"""Masks: chosen with exactly k weights, counted, shared out over layers, applied to a model.
+"""Masks: chosen with exactly k weights, counted, shared out over layers, applied, saved and read.
 
 Inside the loop a mask is a flat boolean vector (N,) in index order. Results carry a `Mask`: the
 same vector, with the names and shapes of the weights.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from .data.files import whole
 from .networks.inspection import prunable
+
+FORMAT = 1  # of the files that `save_masks` writes
 
 
 def kept_count(total: int, sparsity: float) -> int:
@@ -216,3 +224,151 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         layer = model.get_submodule(owner)
         prune.custom_from_mask(layer, attribute, mask.to(weights[name].device))
     return model
+
+
+# --- saved and read ------------------------------------------------------------------------------
+
+
+class SavedMasks(NamedTuple):
+    """What `load_masks` finds.
+
+    Attributes:
+        masks: With exactly the number of weights asked for.
+        effective: Of them the effective weights: train these.
+        card: How they were made: method, sparsity, seed, layers, version, and notes.
+    """
+
+    masks: Mask
+    effective: Mask
+    card: dict[str, Any]
+
+
+def _files(path: str | Path) -> tuple[Path, Path]:
+    """PATH.npz, the bits, and PATH.json, the card; PATH may already have either suffix."""
+    path = Path(path)
+    base = path.name.removesuffix(".npz").removesuffix(".json")  # "lenet-0.99" has no suffix
+    return path.with_name(f"{base}.npz"), path.with_name(f"{base}.json")
+
+
+def _digest(bits: Mapping[str, np.ndarray]) -> str:
+    return hashlib.sha256(
+        b"".join(bits[name].tobytes() for name in SavedMasks._fields[:2])
+    ).hexdigest()
+
+
+def save_masks(
+    path: str | Path, masks: Mask, effective: Mask, card: Mapping[str, Any] | None = None
+) -> None:
+    """Write PATH.npz, one bit for each weight, and PATH.json, the card; each whole or not at all.
+
+    Nothing is pickled, and equal masks make equal bytes.
+
+    Args:
+        path: Where to, with or without suffix.
+        masks: All weights kept.
+        effective: The effective ones.
+        card: What else to write down: plain values.
+
+    Raises:
+        ValueError: The two masks are of different layers, or the card cannot be written as JSON.
+    """
+    if masks.shapes != effective.shapes:
+        raise ValueError("effective must have the layers of masks, in the same order and shapes")
+    bits = {
+        name: np.packbits(mask.flat.cpu().numpy())
+        for name, mask in (("masks", masks), ("effective", effective))
+    }
+    try:
+        version = metadata.version("neural-network-panning")
+    except metadata.PackageNotFoundError:  # a bare copy of the folder
+        version = None
+    layers = [
+        {"name": n, "shape": list(m.shape), "kept": count(m), "effective": count(effective[n])}
+        for n, m in masks.items()
+    ]
+    facts = {"sparsity": masks.sparsity, "effective_sparsity": effective.sparsity}
+    facts |= {"format": FORMAT, "version": version, "layers": layers, "sha256": _digest(bits)}
+    try:
+        text = json.dumps({**(card or {}), **facts}, indent=2) + "\n"
+    except TypeError as error:
+        raise ValueError(f"card must hold plain values, which JSON can write: {error}") from None
+    packed, written = _files(path)
+    with whole(packed) as file:
+        np.savez(file, **bits)
+    with whole(written) as file:
+        file.write(text.encode())
+
+
+def load_masks(path: str | Path, model: nn.Module | None = None) -> SavedMasks:
+    """Masks that a result's `save` wrote, checked; no pickled code is run.
+
+    A compacted network is stored as its numbers alone, and built again from the masks, since what
+    `compact` removes depends on nothing else::
+
+        result.save("masks")
+        torch.save(small.state_dict(), "small.pt")
+
+        # in another process, on a network built in the same way, fresh or not
+        lib.apply_masks(model, lib.load_masks("masks", model).effective)
+        small = lib.compact(model, example_input)
+        small.load_state_dict(torch.load("small.pt", weights_only=True))
+
+    Args:
+        path: Where the two files are, with or without suffix.
+        model: The network that they are for: its layers are compared with the card, and the masks
+            are put on its device. Without it the masks are on the CPU.
+
+    Raises:
+        FileNotFoundError: One of the two files is missing.
+        ValueError: They are damaged, do not belong together, or are not of this network.
+    """
+    packed, written = _files(path)
+    for file in (packed, written):
+        if not file.is_file():
+            raise FileNotFoundError(f"path: no masks at {file}; a result's save(path) writes them")
+    try:
+        card = json.loads(written.read_text(encoding="utf-8"))
+        with np.load(packed, allow_pickle=False) as arrays:
+            bits = {name: arrays[name] for name in SavedMasks._fields[:2]}
+        version = card["format"]
+        shapes = {layer["name"]: tuple(layer["shape"]) for layer in card["layers"]}
+        total = sum(map(math.prod, shapes.values()))
+        belong = card["sha256"] == _digest(bits)
+    except Exception as error:  # zipfile, numpy, JSON and a missing key each raise their own
+        raise ValueError(
+            f"path: {path} holds no usable masks: {error!r}; save them again"
+        ) from error
+    if version != FORMAT:
+        raise ValueError(f"path: {written} is of format {version!r}; this version reads {FORMAT}")
+    if not belong or any(len(b) != -(-total // 8) for b in bits.values()):
+        raise ValueError(
+            f"path: {packed.name} and {written.name} do not belong together, or are damaged; save "
+            "the masks again, and copy both files"
+        )
+    device = _check_layers(model, shapes, path) if model is not None else None
+    flat = (
+        torch.from_numpy(np.unpackbits(bits[name], count=total).astype(bool)).to(device)
+        for name in SavedMasks._fields[:2]
+    )
+    return SavedMasks(*(Mask(part, shapes) for part in flat), card)
+
+
+def _check_layers(
+    model: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: str | Path
+) -> torch.device:
+    """The device of a network that has weights of these names and shapes."""
+    found = dict(model.named_parameters())
+    for name, shape in shapes.items():
+        weight = found.get(name, found.get(f"{name}_orig"))  # so it is called once it is pruned
+        if weight is None:
+            raise ValueError(
+                f"model has no weight {name!r}, which the masks at {path} prune: build the network "
+                f"that they were made for; its layers are {', '.join(shapes)}"
+            )
+        if weight.shape != shape:
+            raise ValueError(
+                f"model: {name!r} has shape {tuple(weight.shape)}, the masks at {path} are for "
+                f"{shape}: build it with the same width, channels and classes, and load masks "
+                "before you compact it"
+            )
+    return weight.device

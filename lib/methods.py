@@ -5,13 +5,13 @@ where the data-driven metrics are computed, and how a score is prepared.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
 
 from .metrics import Batch
-from .panning import Panning, PanResult, calibrate
+from .panning import Callback, Panning, PanResult, calibrate
 from .policies import as_policy, constant_policy, staged_policy
 from .scores import Extremes
 
@@ -101,6 +101,7 @@ def pan(
     *,
     extremes: Extremes | None = None,
     progress: bool = False,
+    callback: Callback | None = None,
     **settings: object,
 ) -> PanResult:
     """Prune a network before training.
@@ -116,10 +117,14 @@ def pan(
         extremes: The range of 𝒩 for a policy that looks at the losses; by default it is measured
             on this network, see `range_of`.
         progress: Whether to show a progress bar.
+        callback: `(t, mask, state)`, called after each iteration: t from 1 to T, a copy of the
+            mask, the state as a policy sees it next (its four losses are NaN unless the policy
+            looks at them).
         **settings: Any other setting of `Panning`, to change one thing about the method.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.
+        TypeError: `callback` cannot be called.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -135,4 +140,5 @@ def pan(
     if extremes is None and policy.needs_loss:
         # Measured over an agent's whole range of targets, 𝒩 does not depend on `sparsity`.
         extremes = calibrate(process, policy.sparsity or (sparsity,))
-    return process.run(policy, extremes, progress)
+    result = process.run(policy, extremes, progress, callback)
+    return replace(result, made={"method": method, **result.made})

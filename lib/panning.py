@@ -7,8 +7,10 @@ target sparsity and the one reached. It knows nothing about who chooses p, or ab
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from tqdm import tqdm
 from . import masks as masking
 from .masks import Mask
 from .metrics import METRICS, Batch
+from .networks.cost import flops, kept_flops
 from .networks.inspection import flatten
 from .networks.paths import effective_mask
 from .policies import P, check_p, constant_policy, random_policy, staged_policy, targets
@@ -26,6 +29,7 @@ from .scores import FUSIONS, Extremes, Observation, ScoreBank, fuse
 
 GRADIENTS = ("dense", "masked")
 CONTROLS = ("magnitude", "random", "erk")
+Callback = Callable[[int, Mask, np.ndarray], object]  # of t, the mask and the state after step t
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,11 +40,16 @@ class PanResult:
         masks: {parameter name: bool tensor}, with exactly the number of weights asked for.
         effective: The same, of the effective weights only: train these.
         history: One row per iteration.
+        made: How: method, steps, and the seed if something was random.
+        dense_flops: {parameter name: multiply-adds of the dense layer for one input}; layers left
+            out are among them.
     """
 
     masks: Mask
     effective: Mask
     history: pd.DataFrame
+    made: Mapping[str, Any] = field(default_factory=dict)
+    dense_flops: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sparsity(self) -> float:
@@ -54,18 +63,51 @@ class PanResult:
 
     @property
     def layers(self) -> pd.DataFrame:
-        """One row per layer: weights in all, kept and effective; density is effective / all."""
+        """One row per layer: weights in all, kept and effective; density is effective / all.
+
+        The multiply-adds for one input are those of the dense layer and of its effective weights.
+        """
+        effective = kept_flops(self.dense_flops, self.effective)
         rows = {
             name: {
                 "shape": "x".join(map(str, mask.shape)),
                 "weights": mask.numel(),
                 "kept": masking.count(mask),
                 "effective": masking.count(self.effective[name]),
+                "flops": self.dense_flops.get(name, 0),
+                "flops_effective": effective.get(name, 0),
             }
             for name, mask in self.masks.items()
         }
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
         return table.assign(density=table["effective"] / table["weights"])
+
+    @property
+    def flops(self) -> dict[str, int]:
+        """Multiply-adds for one input: of the dense network, of kept and of effective weights.
+
+        A multiply-add counts as one. An ordinary kernel multiplies by the zeros, too: what
+        `compact` saves is measured by `lib.flops` on what it returns.
+        """
+        parts = {"kept": self.masks, "effective": self.effective}
+        found = {name: kept_flops(self.dense_flops, masks) for name, masks in parts.items()}
+        return {n: sum(f.values()) for n, f in {"dense": self.dense_flops, **found}.items()}
+
+    def save(self, path: str | Path, **notes: Any) -> None:
+        """Write the masks to PATH.npz, a bit for each weight, and a card that says whose they are.
+
+        `lib.load_masks` reads them. The card, PATH.json, has the names and shapes of the layers,
+        method, sparsities, seed and version. The history is not written.
+
+        Args:
+            path: Where to, with or without suffix.
+            **notes: What else belongs on the card, for instance the seed of the network: plain
+                values.
+
+        Raises:
+            ValueError: A note cannot be written as JSON.
+        """
+        masking.save_masks(path, self.masks, self.effective, {**self.made, **notes})
 
     def __repr__(self) -> str:
         ours = f"sparsity={self.sparsity}, effective_sparsity={self.effective_sparsity}"
@@ -240,6 +282,7 @@ class Panning:
         policy: Callable[[np.ndarray], Sequence[float]],
         extremes: Extremes | None = None,
         progress: bool = False,
+        callback: Callback | None = None,
     ) -> PanResult:
         """Run the loop to its end, p chosen by `policy`.
 
@@ -248,10 +291,22 @@ class Panning:
             extremes: The range of 𝒩. Without it the losses are not measured and are NaN in the
                 state.
             progress: Whether to show a progress bar.
+            callback: Called after each iteration with t, a copy of the mask, and the state.
         """
+        if callback is not None and not callable(callback):
+            raise TypeError(
+                f"callback must be a function of (t, mask, state), got {type(callback).__name__}"
+            )
         for _ in tqdm(range(self.t, self.steps), desc="Panning", disable=not progress):
             self.step(policy(self.state(extremes)))
-        return PanResult(self.masks, self.effective, self.history)
+            if callback is not None:
+                callback(self.t, self.masks, self.state(extremes))
+        seed = self.seed if self.control in ("random", "erk") else None
+        return PanResult(
+            *(self.masks, self.effective, self.history),
+            made={"steps": self.steps, "seed": seed},
+            dense_flops=flops(self.bank.model, self.bank.batches[0][0]),
+        )
 
     # --- what can be seen --------------------------------------------------------------------
 

@@ -4,7 +4,14 @@ from lib.study.parameters import Agent, Compute, Environment, Scoring, Training
 
 COMPUTE = Compute(device="cpu", workers=1, engine="joblib", address="auto", gpus_per_cell=0.0)
 SCORING = Scoring(per_class=2, count=2, temperature=200.0)
-TRAINING = Training(epochs=1, batch_size=30, learning_rate=0.1, momentum=0.9, weight_decay=0.0001)
+TRAINING = Training(
+    epochs=1,
+    batch_size=30,
+    optimizer="sgd",
+    learning_rate=0.1,
+    momentum=0.9,
+    weight_decay=0.0001,
+)
 STEPS = 4
 ENVIRONMENT = Environment(
     network="lenet300",

@@ -1,5 +1,6 @@
 """An agent is the same however it was trained, interrupted or saved, and acts as its learner."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
@@ -34,7 +35,7 @@ SETTINGS = {
     "hidden": (8, 6),
     "checkpoint_every": 20,
 }
-ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"td3": TD3, "sac": SAC}
+ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {"td3": TD3, "sac": SAC, "ddpg": DDPG}
 Weights = dict[str, Tensor]
 
 
@@ -200,18 +201,29 @@ def test_the_settings_reach_sac_and_the_card(make_env, watch) -> None:
     assert len(episodes) >= 5
 
 
+def test_ddpg_is_td3_without_its_three_remedies(make_env, watch) -> None:
+    settings = {"policy_noise": 0.3, "noise_clip": 0.7, "policy_delay": 3, "exploration_noise": 0.2}
+    ddpg, policy, _ = watch(make_env(), algorithm="ddpg", steps=30, gamma=0.5, **settings)
+    assert (ddpg.learning_rate, ddpg.batch_size, ddpg.gamma) == (0.01, 16, 0.5)
+    assert (ddpg.policy_delay, ddpg.target_noise_clip, ddpg.critic.n_critics) == (1, 0, 1)
+    assert ddpg.action_noise._sigma.tolist() == [0.2] * 3
+    assert (policy.card["algorithm"], policy.card["hidden"]) == ("DDPG", [8, 6])
+
+
 def test_an_unknown_algorithm_is_refused_by_name(make_env, tmp_path) -> None:
-    with pytest.raises(ValueError, match="algorithm must be 'td3' or 'sac', got 'ppo'"):
+    with pytest.raises(
+        ValueError, match="algorithm must be one of 'td3', 'sac', 'ddpg', got 'ppo'"
+    ):
         train(make_env(), algorithm="ppo", checkpoints=tmp_path / "agent")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_algorithms_learn_different_policies(make_env) -> None:
-    one, other = train(make_env()), train(make_env(), algorithm="sac")
-    assert {name: np.shape(weight) for name, weight in one[0].items()} == {
-        name: np.shape(weight) for name, weight in other[0].items()
-    }
-    assert one[0] != other[0]
+    found = [train(make_env(), algorithm=algorithm)[0] for algorithm in ALGORITHMS]
+    shapes = [{name: np.shape(w) for name, w in weights.items()} for weights in found]
+    assert shapes == shapes[:1] * len(found)
+    for one, other in itertools.combinations(found, 2):
+        assert one != other
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

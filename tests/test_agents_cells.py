@@ -80,7 +80,7 @@ def test_a_finished_agent_is_not_trained_again_but_by_a_rebuild(cell, monkeypatc
     assert segments() == 0  # of this rebuild already
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+@pytest.mark.parametrize("algorithm", ["td3", "sac", "ddpg"])
 def test_how_an_agent_is_trained_is_in_its_card_and_in_what_it_does(cell, algorithm: str) -> None:
     environment = ENVIRONMENT.changed(action="logarithmic", objective="trainability", trial_steps=2)
     agent = AGENT.changed(algorithm=algorithm, reward_scale=0.5)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from lib.networks.architectures import NETWORKS, build_model
 from lib.networks.inspection import flatten, prunable
 
 VGG_CONVS = {"vgg11": 8, "vgg13": 10, "vgg16": 13, "vgg19": 16}
-RESNET_BLOCKS = {"resnet20": 9, "resnet32": 15}
+VGG_CONVS |= {f"{name}_plain": convs for name, convs in VGG_CONVS.items()}
+RESNET_BLOCKS = {"resnet20": 9, "resnet32": 15, "resnet44": 21, "resnet56": 27, "resnet110": 54}
 
 
 def layers(model: nn.Module, kind: type) -> list[nn.Module]:
@@ -94,6 +96,97 @@ def test_a_width_that_is_not_positive_is_refused(width: float) -> None:
 def test_an_unknown_network_is_refused() -> None:
     with pytest.raises(ValueError, match="name must be one of lenet300, .*, got 'alexnet'"):
         build_model("alexnet")
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.endswith("_plain")])
+def test_a_plain_vgg_is_the_vgg_without_normalisation_and_with_biases(name: str) -> None:
+    normalised = name.removesuffix("_plain")
+    assert shapes(name) == shapes(normalised)
+    plain = build_model(name, width=0.1)
+    assert not layers(plain, nn.BatchNorm2d)
+    assert all(conv.bias is not None for conv in layers(plain, nn.Conv2d))
+    model = build_model(normalised, width=0.1)
+    assert len(layers(model, nn.BatchNorm2d)) == VGG_CONVS[name]
+    assert all(conv.bias is None for conv in layers(model, nn.Conv2d))
+
+
+def test_torchvisions_name_of_a_normalised_vgg_is_understood() -> None:
+    one, other = drawn("vgg11", width=0.1), drawn("vgg11_bn", width=0.1)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    for wrong in ("vgg16_bn_plain", "vgg16_plain_bn", "lenet5_bn", "vgg12_bn"):
+        with pytest.raises(ValueError, match=f"name must be one of .*, got '{wrong}'"):
+            build_model(wrong)
+
+
+# --- of torchvision and timm ---------------------------------------------------------------------
+
+
+def drawn(name: str, seed: int = 0, **settings: object) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return build_model(name, **settings).state_dict()
+
+
+THEIRS = [
+    *("torchvision:resnet18", "torchvision:mobilenet_v3_small", "torchvision:shufflenet_v2_x0_5"),
+    *("torchvision:googlenet", "torchvision:vit_b_32", "torchvision:efficientnet_b0"),
+    *("timm:resnet10t", "timm:vit_tiny_patch16_224", "timm:mobilenetv3_small_050"),
+]
+
+
+@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_package_builds_a_fresh_network_for_the_images(name: str, channels: int) -> None:
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = build_model(name, channels, num_classes=7, image_size=64)
+    assert model.training and all(module.training for module in model.modules())
+    state = model.state_dict()
+    again = drawn(name, in_channels=channels, num_classes=7, image_size=64)
+    other = drawn(name, 1, in_channels=channels, num_classes=7, image_size=64)
+    assert all(torch.equal(state[key], again[key]) for key in state)
+    assert any(not torch.equal(state[key], other[key]) for key in state)
+    logits = model(torch.randn(2, channels, 64, 64))
+    assert logits.shape == (2, 7)
+    logits.sum().backward()
+    first = layers(model, nn.Conv2d)[0]
+    assert (first.in_channels, first.weight.shape[1]) == (channels, channels)
+    assert first.weight.grad is not None and first.weight.std() > 0
+
+
+def test_a_first_convolution_for_three_channels_is_torchvisions_own() -> None:
+    from torchvision import models
+
+    torch.manual_seed(0)
+    theirs = models.resnet18(num_classes=5).state_dict()
+    ours = drawn("torchvision:resnet18", in_channels=3, num_classes=5, image_size=32)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("torchvision:resnet19", {}, "no classification network 'resnet19'; similar .* resnet18"),
+        ("torchvision:fcn_resnet50", {}, "no classification network 'fcn_resnet50'"),
+        ("timm:resnt18", {}, "timm has no .* 'resnt18'; similar ones are resnet18"),
+        ("timm:resnet18.a1_in1k", {}, "names weights, .*fresh here; write 'timm:resnet18'"),
+        ("keras:resnet18", {}, "must begin with torchvision: or timm:, .* got 'keras:resnet18'"),
+        ("torchvision:resnet18", {"width": 0.5}, "width: 'torchvision:resnet18' has the width its"),
+        ("torchvision:vit_b_16", {}, "vit_b_16 cannot be built for images of 28x28"),
+        ("torchvision:alexnet", {}, "'torchvision:alexnet' does not take images of 28x28: "),
+    ],
+)
+def test_what_a_package_cannot_build_is_said(name: str, changes: dict, message: str) -> None:
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=message):
+        build_model(name, **changes)
+
+
+def test_without_timm_its_networks_say_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match="'timm:resnet18' needs the package timm: pip install"):
+        build_model("timm:resnet18")
 
 
 # --- functions -----------------------------------------------------------------------------------

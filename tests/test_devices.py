@@ -142,7 +142,7 @@ def test_the_game_has_the_rules_of_cuda(played: Played) -> None:
 
 SCORING = parameters.Scoring(per_class=1, count=2, temperature=200.0)
 TRAINING = parameters.Training(
-    epochs=1, batch_size=64, learning_rate=0.1, momentum=0.9, weight_decay=0.0005
+    epochs=1, batch_size=64, optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.0005
 )
 STEPS = 2
 ENVIRONMENT = parameters.Environment(

@@ -63,7 +63,7 @@ def test_results_come_in_the_order_of_the_cells(computed) -> None:
 
 
 TRAINING = parameters.Training(
-    epochs=1, batch_size=20, learning_rate=0.1, momentum=0.9, weight_decay=0.0001
+    epochs=1, batch_size=20, optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.0001
 )
 REAL = [
     {
@@ -540,3 +540,14 @@ def test_what_the_code_runs_on_counts_too(monkeypatch) -> None:
         patch.setattr(grid.metadata, "version", lambda name: "0.0")
         assert fingerprint() != before
     assert fingerprint() == before
+
+
+def test_the_version_of_timm_counts_for_its_networks_alone(workspace, monkeypatch) -> None:
+    ours, theirs = {"network": "resnet20"}, {"environment": {"network": "timm:resnet18"}}
+    before = [grid.digest(grid.run_cell, cell) for cell in (ours, theirs)]
+    real = grid.metadata.version
+    monkeypatch.setattr(
+        grid.metadata, "version", lambda name: "0.0" if name == "timm" else real(name)
+    )
+    after = [grid.digest(grid.run_cell, cell) for cell in (ours, theirs)]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import masks, metrics
-from lib.masks import apply_masks, erk_counts, kept_count
+from lib.masks import Mask, apply_masks, erk_counts, kept_count
 from lib.methods import METHODS, pan, range_of
 from lib.networks.inspection import flatten, prunable
 from lib.panning import Panning as Process
@@ -435,3 +435,52 @@ def test_an_unknown_setting_is_refused(mlp, batches) -> None:
 def test_weights_that_are_no_numbers_are_named(mlp, batches, method: str) -> None:
     with pytest.raises(ValueError, match="NaN.*weights|weights.*NaN"):
         pan(spoilt(mlp), batches, 0.9, 2, method=method)
+
+
+# --- what can be watched --------------------------------------------------------------------------
+
+
+def test_a_callback_sees_every_iteration_and_changes_nothing(network, batches) -> None:
+    seen = []
+    expected = pan(network, batches, 0.8, 6)
+    result = pan(network, batches, 0.8, 6, callback=lambda *what: seen.append(what))
+    assert [t for t, _, _ in seen] == list(range(1, 7))
+    masks = [mask for _, mask, _ in seen]
+    assert all(isinstance(mask, Mask) for mask in masks)
+    assert masks[-1] == result.masks == expected.masks
+    pd.testing.assert_frame_equal(result.history, expected.history)
+    history = result.history.set_index("iteration")
+    full = Mask(torch.ones_like(masks[0].flat), masks[0].shapes)
+    for before, (t, mask, state) in zip([full, *masks], seen, strict=False):
+        row = history.loc[t]
+        assert mask.sparsity == row["sparsity"]
+        assert int((before.flat & ~mask.flat).sum()) == row["removed"]
+        assert int((mask.flat & ~before.flat).sum()) == row["reactivated"]
+        assert np.isnan(state[:4]).all()  # nobody looked at the losses
+        upcoming = history["target_sparsity"].iloc[min(t, 5)]
+        assert list(state[4:]) == [upcoming, row["effective_sparsity"], t / 6]
+
+
+def test_a_callbacks_state_has_the_losses_that_a_policy_looks_at(mlp, batches) -> None:
+    shown, asked = [], []
+
+    def policy(state: np.ndarray) -> tuple[float, ...]:
+        asked.append(state)
+        return (1, 0, 0)
+
+    extremes = Extremes((0.0, 3.0), (0.0, 100.0))
+    pan(mlp, batches, 0.8, 4, policy, extremes=extremes, callback=lambda *w: shown.append(w[2]))
+    assert np.array_equal(shown[:-1], asked[1:])
+    assert np.isfinite(shown).all()
+
+
+def test_what_a_callback_does_with_its_mask_is_its_own_affair(mlp, batches) -> None:
+    expected = pan(mlp, batches, 0.8, 4).masks
+    assert (
+        pan(mlp, batches, 0.8, 4, callback=lambda t, mask, s: mask.flat.zero_()).masks == expected
+    )
+
+
+def test_a_callback_that_is_no_function_is_refused(mlp, batches) -> None:
+    with pytest.raises(TypeError, match="callback must be a function of .*, got list"):
+        pan(mlp, batches, 0.8, 4, callback=[])

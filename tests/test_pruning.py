@@ -1,6 +1,7 @@
 """A cell is a pure function of its parameters, each of which counts, and methods meet in pairs."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from lib.masks import Mask
 from lib.methods import METHODS
 from lib.networks.inspection import flatten, prunable
+from lib.networks.training import _Seam
 from lib.panning import PanResult
 from lib.study import pruning
 from lib.study.agents import train_policy
@@ -366,3 +368,58 @@ def test_an_agents_range_is_measured_once_for_all_targets_on_a_network(
     monkeypatch.setattr(pruning, "pan", lambda *a, extremes, **k: real(*a, **k))
     own = [prune_and_train(**cell | {"sparsity": rho}) for rho in (0.7, 0.9)]
     assert shared == own
+
+
+# --- interrupted, and what it costs --------------------------------------------------------------
+
+
+def test_a_cell_goes_on_with_a_training_that_was_interrupted(toy, workspace, monkeypatch) -> None:
+    cell = CELL | {"training": TRAINING.changed(epochs=3)}
+    expected = prune_and_train(**cell)
+    assert not list(workspace.glob(".cache/trainings/*"))  # a short one leaves nothing
+    monkeypatch.setattr(pruning, "PAUSE", 0)
+    real, lengths = _Seam.write, []
+
+    def write(self: _Seam, history: list[float]) -> None:
+        real(self, history)
+        lengths.append(len(history))
+        if lengths == [1, 2]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Seam, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        prune_and_train(**cell)
+    assert len(list(workspace.glob(".cache/trainings/*.pt"))) == 1
+    assert prune_and_train(**cell | {"seed": 1}) != expected  # another cell, from its beginning
+    assert lengths == [1, 2, 1, 2, 3]
+    assert prune_and_train(**cell) == expected
+    assert lengths == [1, 2, 1, 2, 3, 3]
+    assert not list(workspace.glob(".cache/trainings/*"))
+
+
+def test_a_rebuild_begins_every_training_anew(toy, workspace, monkeypatch) -> None:
+    monkeypatch.setattr(pruning, "PAUSE", 0)
+    real, lengths = _Seam.write, []
+
+    def write(self: _Seam, history: list[float]) -> None:
+        real(self, history)
+        lengths.append(len(history))
+        if lengths == [1]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Seam, "write", write)
+    cell = CELL | {"training": TRAINING.changed(epochs=2)}
+    with pytest.raises(KeyboardInterrupt):
+        prune_and_train(**cell)
+    monkeypatch.setenv("PANNING_REBUILD", str(time.time() + 60))
+    prune_and_train(**cell)
+    assert lengths == [1, 1, 2]
+
+
+def test_a_row_says_what_its_network_costs(run) -> None:
+    seen = run()
+    model = seen.result.flops
+    assert seen.found["flops_effective"] == pytest.approx(model["effective"] / model["dense"])
+    assert seen.found["flops_effective"] <= seen.found["flops_compacted"] < 1
+    dense = run(method="dense", sparsity=0.0, steps=None).found
+    assert (dense["flops_effective"], dense["flops_compacted"]) == (1.0, 1.0)

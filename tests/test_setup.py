@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import json
 import os
 import re
 import shutil
@@ -21,42 +22,65 @@ import lib
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK = (ROOT / "requirements.txt").read_text()
+EXTRAS = PROJECT["optional-dependencies"]
+LOCK, TEST_LOCK = ((ROOT / f"requirements{part}.txt").read_text() for part in ("", "-test"))
+ABOVE, *TEST_LINES = TEST_LOCK.splitlines()  # the tests' lock begins with the other one
 LOCK_LINES = [line for line in LOCK.splitlines() if not line.lstrip().startswith("#")]
-
-# A package may be locked more than once, for different platforms.
-LOCKED: dict[str, list[Requirement]] = {}
-for line in LOCK_LINES:
-    requirement = Requirement(line)
-    LOCKED.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+MAKEFILE = (ROOT / "Makefile").read_text()
+Pins = dict[str, list[Requirement]]  # a package may be locked more than once, for platforms
 
 
-def locked_versions(name: str) -> list[Version]:
-    specifiers = [str(pin.specifier) for pin in LOCKED.get(canonicalize_name(name), [])]
+def pins(lines: list[str]) -> Pins:
+    found: Pins = {}
+    for requirement in map(Requirement, lines):
+        found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+LOCKED, TEST_LOCKED = pins(LOCK_LINES), pins(LOCK_LINES + TEST_LINES)
+
+
+def locked_versions(name: str, locked: Pins) -> list[Version]:
+    specifiers = [str(pin.specifier) for pin in locked.get(canonicalize_name(name), [])]
     return [Version(specifier.removeprefix("==")) for specifier in specifiers]
 
 
 # --- pyproject.toml, requirements.txt, environment.yml ------------------------------------------
 
 
-@pytest.mark.parametrize("line", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
-def test_a_direct_dependency_is_locked_at_a_version_it_admits(line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "locked"),
+    [(line, "LOCKED") for line in PROJECT["dependencies"]]
+    + [(line, "TEST_LOCKED") for line in EXTRAS["test"]],
+)
+def test_a_direct_dependency_is_locked_at_a_version_it_admits(line: str, locked: str) -> None:
     requirement = Requirement(line)
-    versions = locked_versions(requirement.name)
-    assert versions, f"{requirement.name} is not in requirements.txt: run `make lock`"
+    versions = locked_versions(requirement.name, globals()[locked])
+    assert versions, f"{requirement.name} is not locked: run `make lock`"
     assert all(version in requirement.specifier for version in versions)
 
 
 def test_the_lock_has_exact_versions_and_nothing_else() -> None:
-    assert "://" not in LOCK  # and in no comment either
+    assert "://" not in LOCK + TEST_LOCK  # and in no comment either
     pin = re.compile(r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; [\w .'<>=!()]+)?")
-    assert [line for line in LOCK_LINES if not pin.fullmatch(line)] == []
+    assert [line for line in LOCK_LINES + TEST_LINES if not pin.fullmatch(line)] == []
+
+
+def test_who_runs_no_test_installs_nothing_that_only_tests_and_clusters_need() -> None:
+    """What the tests need besides stands in a second file, on top of the first."""
+    assert ABOVE == "-r requirements.txt"
+    only = {"ray", "timm", "pytest", "pytest-xdist", "pytest-benchmark", "hypothesis", "ruff"}
+    assert only <= {canonicalize_name(Requirement(line).name) for line in EXTRAS["test"]}
+    assert only.isdisjoint(LOCKED)
+    assert set(LOCKED).isdisjoint(pins(TEST_LINES))
+    for name in ("ray", "timm"):  # a user asks for them by name, in the versions that are tested
+        assert EXTRAS[name] == [line for line in EXTRAS["test"] if line.startswith(name)]
 
 
 def test_whatever_is_imported_is_declared() -> None:
     declared = {
         canonicalize_name(Requirement(line).name)
-        for lines in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+        for lines in (PROJECT["dependencies"], *EXTRAS.values())
         for line in lines
     }
     imported = set()
@@ -72,11 +96,12 @@ def test_whatever_is_imported_is_declared() -> None:
         assert declared & {canonicalize_name(owner) for owner in owners[name]}, name
 
 
-def test_the_lock_is_complete() -> None:
+@pytest.mark.parametrize("locked", [LOCKED, TEST_LOCKED], ids=["users", "tests"])
+def test_the_lock_is_complete(locked: Pins) -> None:
     """Whatever an installed locked package needs, on this platform, is locked too."""
     missing, read = set(), 0
-    for name, pins in LOCKED.items():
-        if not any(pin.marker is None or pin.marker.evaluate() for pin in pins):
+    for name, found in locked.items():
+        if not any(pin.marker is None or pin.marker.evaluate() for pin in found):
             continue
         try:
             needs = metadata.requires(name) or []
@@ -85,7 +110,7 @@ def test_the_lock_is_complete() -> None:
         read += 1
         for need in map(Requirement, needs):
             wanted = need.marker is None or need.marker.evaluate({"extra": ""})
-            if wanted and canonicalize_name(need.name) not in LOCKED:
+            if wanted and canonicalize_name(need.name) not in locked:
                 missing.add(f"{need.name}, for {name}")
     assert read > 100
     assert not missing
@@ -98,6 +123,21 @@ def test_conda_installs_the_lock_and_a_python_we_support() -> None:
     assert {"pip", "make"} <= set(plain)
     python = next(line for line in plain if line.startswith("python="))
     assert Version(python.removeprefix("python=")) in SpecifierSet(PROJECT["requires-python"])
+
+
+def test_a_container_has_a_python_we_support_and_makes_the_environment() -> None:
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    version = container["image"].rpartition(":")[2]
+    assert f"python{version}" == re.search(r"^PYTHON \?= (\S+)$", MAKEFILE, re.MULTILINE)[1]
+    assert Version(version) in SpecifierSet(PROJECT["requires-python"])
+    target = container["postCreateCommand"].removeprefix("make ")
+    assert re.search(rf"^{re.escape(target)}:", MAKEFILE, re.MULTILINE)
+
+
+def test_type_checkers_are_told_that_the_package_is_typed() -> None:
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setup["package-data"]["lib"] == ["py.typed"]
+    assert (ROOT / "lib/py.typed").read_bytes() == b""
 
 
 # --- Makefile and .ci/run -----------------------------------------------------------------------
@@ -115,7 +155,7 @@ TARGETS = re.findall(r"^make (\S+) ", make("help").stdout, flags=re.MULTILINE)
 
 
 def test_help_names_every_target() -> None:
-    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)
     assert TARGETS == phony[1].split()
     assert {"all", "rebuild", "test", "lab", "lint", "lock", "clean", "help"} <= set(TARGETS)
 
@@ -158,6 +198,28 @@ def test_clean_leaves_results_and_takes_away_what_a_kill_left(tmp_path: Path) ->
     subprocess.run(["make", "clean"], cwd=tmp_path, check=True)
     assert all(path.exists() for path in stays)
     assert not any(path.exists() for path in goes)
+
+
+def test_only_tests_ask_for_what_they_alone_need(tmp_path: Path) -> None:
+    """In a fresh clone, in one command."""
+    for name in ("Makefile", "requirements.txt", "requirements-test.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    install = ".venv/bin/python -m pip install --requirement requirements{}.txt"
+
+    def commands(target: str, *arguments: str) -> list[str]:
+        line = ["make", "--dry-run", target, *arguments]
+        environment = {key: value for key, value in os.environ.items() if "MAKE" not in key}
+        run = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return run.stdout.splitlines()
+
+    for target in ("test", "test-all", "bench", "lint"):
+        found = commands(target)
+        assert found.index(install.format("")) < found.index(install.format("-test"))
+    for target in ("all", "rebuild", "full", "lab"):
+        assert install.format("") in commands(target)
+        assert install.format("-test") not in commands(target)
+    assert commands("all")[0] == "python3.11 -m venv .venv"
+    assert commands("all", "PYTHON=python3.13")[0] == "python3.13 -m venv .venv"
 
 
 def test_continuous_integration_runs_every_test() -> None:

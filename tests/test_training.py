@@ -2,7 +2,9 @@
 
 import copy
 import math
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from lib.data.images import ImageSet
 from lib.networks.architectures import build_model
 from lib.networks.inspection import flatten, prunable, unflatten
 from lib.networks.paths import effective_mask
-from lib.networks.training import evaluate, train
+from lib.networks.training import _Seam, evaluate, train
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 0.1, "weight_decay": 1e-4}
 
@@ -181,6 +183,156 @@ def test_a_network_that_trains_learns(mlp, image_set) -> None:
     accuracy, loss = evaluate(mlp, image_set)
     assert accuracy > 0.95
     assert loss < history[0]
+
+
+def test_adam_takes_the_textbooks_first_step_at_its_own_rate(mlp, image_set) -> None:
+    inputs, targets = image_set.inputs(image_set.images), image_set.targets
+    loss = functional.cross_entropy(mlp(inputs), targets)
+    before = [p.detach().clone() for p in mlp.parameters()]
+    gradients = torch.autograd.grad(loss, list(mlp.parameters()))
+    settings = {"epochs": 1, "batch_size": 60, "optimizer": "adam", "weight_decay": 0.05}
+    train(mlp, image_set, **settings)
+    for parameter, start, gradient in zip(mlp.parameters(), before, gradients, strict=True):
+        gradient = gradient + 0.05 * start  # its mean over its root mean square is its sign
+        step = 0.001 * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(parameter, start - step, rtol=1e-5, atol=1e-7)
+
+
+def test_adams_momentum_is_its_first_beta(mlp, image_set, monkeypatch) -> None:
+    made, real = [], torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *a, **k: made.append(real(*a, **k)) or made[-1])
+    train(mlp, image_set, **SETTINGS | {"epochs": 1, "momentum": 0.7, "optimizer": "adam"})
+    (group,) = made[0].param_groups
+    assert (group["betas"], group["weight_decay"]) == ((0.7, 0.999), 1e-4)
+    assert group["initial_lr"] == 0.1
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_adam_keeps_removed_weights_at_zero_and_learns(cnn, image_set, compact: bool) -> None:
+    masks = some_masks(cnn, image_set[0][0][None])
+    settings = SETTINGS | {"optimizer": "adam", "learning_rate": 0.02, "epochs": 15}
+    history = train(cnn, image_set, masks, **settings, compact=compact)
+    assert not flatten(prunable(cnn))[~flatten(masks)].any()
+    assert history[-1] < history[0]
+
+
+def test_an_unknown_optimizer_is_refused(mlp, image_set) -> None:
+    with pytest.raises(ValueError, match="optimizer must be one of sgd, adam, got 'lion'"):
+        train(mlp, image_set, optimizer="lion")
+
+
+# --- tested after each epoch ---------------------------------------------------------------------
+
+
+def test_testing_after_each_epoch_changes_no_byte_of_the_training(network, image_set) -> None:
+    masks = some_masks(network, image_set[0][0][None])
+    twin = copy.deepcopy(network)
+    plain = train(network, image_set, masks, **SETTINGS)
+    tested = train(twin, image_set, masks, **SETTINGS, test_set=image_set)
+    assert tested == plain and state(twin) == state(network)
+    rows = tested.rows
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["train_loss"] for row in rows] == plain
+    assert list(rows[0]) == ["epoch", "seconds", "train_loss", "accuracy", "test_loss"]
+    last = rows[-1]["accuracy"], rows[-1]["test_loss"]
+    assert last == pytest.approx(evaluate(network, image_set), rel=1e-5)
+    seconds = [row["seconds"] for row in rows]
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+    assert list(plain.rows[0]) == ["epoch", "seconds", "train_loss"]
+
+
+# --- interrupted ---------------------------------------------------------------------------------
+
+
+class Power(Exception):
+    """It is gone."""
+
+
+class Forgetful(nn.Sequential):
+    """With dropout, which draws from the global generator."""
+
+    def __init__(self):
+        torch.manual_seed(7)
+        conv, norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        super().__init__(conv, norm, nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 3))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("compact", [True, False])
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_an_interrupted_training_ends_with_the_bytes_of_an_uninterrupted_one(
+    image_set, tmp_path, monkeypatch, optimizer: str, compact: bool, stop: int
+) -> None:
+    data, path = replace(image_set, crop=1, flip=True), tmp_path / "state.pt"
+    settings = {**SETTINGS, "optimizer": optimizer, "compact": compact, "test_set": image_set}
+
+    def trained(**more: object) -> tuple:
+        model = Forgetful()
+        torch.manual_seed(3)
+        masks = some_masks(model, image_set[0][0][None], 0.3)
+        history = train(model, data, masks, 5, **settings, **more)
+        return history, history.accuracy, history.test_loss, state(model)
+
+    expected = trained()
+    real = _Seam.write
+
+    def write(self: _Seam, history: list[float]) -> None:
+        real(self, history)
+        if len(history) == stop:
+            raise Power
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Seam, "write", write)
+        with pytest.raises(Power):
+            trained(checkpoint=path)
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+    epochs = []
+    with monkeypatch.context() as patch:
+        patch.setattr(_Seam, "write", lambda self, h: (epochs.append(len(h)), real(self, h)))
+        assert trained(checkpoint=str(path)) == expected
+    assert epochs == list(range(stop + 1, 4))
+    assert trained(checkpoint=path) == expected  # of the finished training
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"seed": 1}, "seed is 0, this one's 1"),
+        ({"epochs": 4}, "epochs is 3, this one's 4"),
+        ({"optimizer": "adam"}, "optimizer is 'sgd', this one's 'adam'"),
+        ({"learning_rate": 0.2}, "learning_rate is 0.1, this one's 0.2"),
+        ({"masks": None}, "masks is"),
+        ({"width": 5}, "model is"),
+        ({"images": 3}, "images is"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(
+    cnn, image_set, tmp_path, changes: dict, what: str
+) -> None:
+    masks = some_masks(cnn, image_set[0][0][None])
+    other = copy.deepcopy(cnn)
+    path = tmp_path / "state.pt"
+    train(cnn, image_set, masks, 0, **SETTINGS, checkpoint=path)
+    arguments = {"masks": masks, "seed": 0, **SETTINGS, **changes}
+    if arguments.pop("width", None):
+        other[4] = nn.Conv2d(4, 5, 2)
+    if first := arguments.pop("images", None):
+        image_set = replace(image_set, images=image_set.images.roll(first, 0))
+    with pytest.raises(ValueError, match=f"is of another training: its {what}.*delete the file"):
+        train(other, image_set, checkpoint=path, **arguments)
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_in_it_is_run(mlp, image_set, tmp_path) -> None:
+    path = tmp_path / "state.pt"
+    for content in (b"half a fi", pickle.dumps(Path("x"), 2), pickle.dumps({"identity": 1}, 2)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="state.pt holds no usable state; delete it"):
+            train(mlp, image_set, **SETTINGS, checkpoint=path)
+
+
+def test_a_checkpoint_is_written_no_more_often_than_asked(mlp, image_set, tmp_path) -> None:
+    train(mlp, image_set, **SETTINGS, checkpoint=tmp_path / "s.pt", checkpoint_seconds=60)
+    assert not list(tmp_path.iterdir())
 
 
 # --- evaluation ----------------------------------------------------------------------------------

@@ -31,7 +31,9 @@ Cell = Mapping[str, Any]
 LIB = Path(__file__).parents[1]
 # These decide where and when a cell is computed, never its result; `lib` says where names live, and
 # what `parameters` holds is in a cell's key already.
-NO_PART = {LIB / "__init__.py"} | {LIB / f"study/{n}.py" for n in ("engine", "grid", "parameters")}
+NO_PART = {LIB / "__init__.py"} | {
+    LIB / f"study/{n}.py" for n in ("command", "engine", "grid", "parameters")
+}
 # Packages that affect the numbers of a cell, and settings of their libraries.
 COMPUTES = ("torch", "torchvision", "numpy", "stable-baselines3", "gymnasium", "optuna")
 SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR")
@@ -115,6 +117,8 @@ def digest(function: Callable, cell: Cell) -> str:
     images = sources.version(cell["data"]) if "data" in cell else ""
     where = str(process.resolve_device(cell["device"])) if "device" in cell else ""
     text = json.dumps([cell, images, where], sort_keys=True, default=_plain)
+    if '"timm:' in text:  # an extra, and so not among the packages that every cell depends on
+        text += metadata.version("timm")
     key = hashlib.sha256(f"{_fingerprint(function.__module__)} {text}".encode())
     return key.hexdigest()[:32]
 

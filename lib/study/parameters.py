@@ -63,12 +63,13 @@ class PanningParameters(Section):
 
 
 class Training(Section):
-    """SGD with momentum and a learning rate that falls to 0 along a cosine."""
+    """How a network is trained: its learning rate falls to 0 along a cosine."""
 
     epochs: int
     batch_size: int
+    optimizer: Literal["sgd", "adam"]
     learning_rate: float
-    momentum: float
+    momentum: float = Field(description="of SGD; Adam's first beta")
     weight_decay: float
 
 
@@ -131,7 +132,7 @@ class Agent(Section):
     """Notebook 03: the agent's own settings, those of `lib.train_agent`."""
 
     steps: int
-    algorithm: Literal["td3", "sac"]
+    algorithm: Literal["td3", "sac", "ddpg"]
     learning_rate: float
     batch_size: int
     gamma: float

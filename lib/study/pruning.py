@@ -14,19 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from ..agent import AgentPolicy
+from ..data.files import root
 from ..data.images import ImageSet
 from ..masks import Mask
 from ..methods import METHODS, pan, range_of
+from ..networks.compaction import compacted
+from ..networks.cost import flops, kept_flops
 from ..networks.inspection import flatten
 from ..networks.paths import effective_mask
-from ..networks.training import evaluate, train
+from ..networks.training import evaluate, sample, train
 from ..scores import Extremes
 from . import checks, parameters
-from .grid import run_cell
+from .grid import digest, outdated, run_cell
 from .worlds import load, make_batches, make_network, make_policy
 
 # Added to a cell's seed for weights that are drawn anew: no experiment uses such a seed.
 OTHER = 1000
+# A training that takes longer than this, in seconds, can be continued if it is interrupted.
+PAUSE = 60
 
 
 def measure_range(
@@ -99,7 +104,8 @@ def prune_and_train(
 
     Returns:
         Sparsity and effective sparsity reached, weights reactivated, twelve digits that stand for
-        the effective mask, and what `train_and_test` returns.
+        the effective mask, the shares of the dense network's multiply-adds that its weights do and
+        that the compacted network does, and what `train_and_test` returns.
     """
     if check is not None and check not in checks.CHECKS:
         raise ValueError(f"check must be one of {', '.join(checks.CHECKS)}, got {check!r}")
@@ -113,7 +119,7 @@ def prune_and_train(
     train_set = train_set.subset(fraction, seed)
     model = make_network(network, width, seed, train_set, device)
     found: dict[str, Any] = {"sparsity_reached": 0.0, "effective_sparsity": 0.0}
-    found |= {"reactivated": 0, "mask": ""}
+    found |= {"reactivated": 0, "mask": "", "flops_effective": 1.0, "flops_compacted": 1.0}
     kept: Mapping[str, Tensor] | None = None
     if method != "dense":
         generator = torch.Generator().manual_seed(seed)
@@ -151,6 +157,13 @@ def prune_and_train(
         found["effective_sparsity"] = kept.sparsity
         found["reactivated"] = int(result.history["reactivated"].sum())
         found["mask"] = name_of(kept.flat)
+        dense, example = result.dense_flops, batches[0][0]
+        small = compacted(model, kept, example).model
+        costs = {
+            "flops_effective": kept_flops(dense, kept),
+            "flops_compacted": flops(small, example),
+        }
+        found |= {name: sum(f.values()) / sum(dense.values()) for name, f in costs.items()}
     return found | train_and_test(model, train_set, test_set, training, kept, seed)
 
 
@@ -167,8 +180,21 @@ def train_and_test(
     kept: Mapping[str, Tensor] | None,
     seed: int,
 ) -> dict[str, Any]:
-    """Train a network in place, and say how it stands after the last epoch."""
-    losses = train(model, train_set, kept, seed, **training.model_dump())
+    """Train a network in place, and say how it stands after the last epoch.
+
+    An interrupted training is continued by the next one that begins alike: in the same code, with
+    the same weights, masks and images.
+    """
+    state = {"weights": model.state_dict(), "masks": dict(kept or {})}
+    state |= {"images": sample(train_set), "targets": train_set.targets}
+    state["where"] = str(train_set.images.device)
+    key = digest(train_and_test, {"training": training, "seed": seed, **state})
+    checkpoint = root() / ".cache" / "trainings" / f"{key}.pt"
+    if outdated(checkpoint):
+        checkpoint.unlink()
+    keep = {"checkpoint": checkpoint, "checkpoint_seconds": PAUSE}
+    losses = train(model, train_set, kept, seed, **training.model_dump(), **keep)
+    checkpoint.unlink(missing_ok=True)
     accuracy, loss = evaluate(model, test_set)
     found = {"accuracy": accuracy, "test_loss": loss, "train_loss": losses[-1]}
     # A sparse network starts on a plateau at ln(classes). One still there at the end never learned.
