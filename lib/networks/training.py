@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..data.images import ImageSet
 from .compaction import compacted
-from .inspection import memory_format, mode_of
+from .inspection import mode_of, working_format
 
 
 def train(
@@ -76,7 +76,7 @@ def _fit(
     progress: bool,
 ) -> list[float]:
     """Train `model` as it stands, the weights that `masks` removes staying 0."""
-    layout = memory_format(model)
+    layout = working_format(model, next(train_set.batches(1))[0])
     model.to(memory_format=layout).train()
     # After the change of layout, which gives a weight new storage.
     weights = {name: model.get_parameter(name).detach() for name in masks}
