@@ -198,11 +198,13 @@ class Channels(TorchFunctionMode):
         if tensors and isinstance(out, Tensor):
             numbers = [leaf for leaf in leaves if type(leaf) is int]
             channels = self._channels(name, out, tensors, numbers)
+        blind = name in self.SHAPE and not isinstance(out, Tensor)
+        if not self.cautious:
+            blind |= name.startswith("new_") or name.endswith("_like")
+            blind |= name == "chunk" and self._chunked(out, *leaves)
         if channels is not None:
             out.channels = channels
-        elif not (name == "chunk" and self._chunked(out, *leaves)) and (
-            isinstance(out, Tensor) or name not in self.SHAPE
-        ):
+        elif not blind:
             self._pin(tensors)
         return out
 
@@ -303,7 +305,7 @@ class Channels(TorchFunctionMode):
     def _chunked(self, out: tuple[Tensor, ...], x: Tensor, *numbers: int) -> bool:
         """Give chunks of equal size their channels; whether they have them."""
         channels = getattr(x, "channels", None)
-        if self.cautious or channels is None or channels.ndim == 2 or len(channels) % len(out):
+        if channels is None or channels.ndim == 2 or len(channels) % len(out):
             return False
         if numbers[1:] not in ((1,), (1 - x.ndim,)):
             return False

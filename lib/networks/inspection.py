@@ -166,7 +166,8 @@ def rows_last(model: nn.Module) -> None:
 def working_format(model: nn.Module, example: Tensor) -> torch.memory_format:
     """`memory_format`, once it is tried whether the network runs in it."""
     layout = memory_format(model)
-    if layout is torch.channels_last and example.ndim == 4:
+    in_layout = any(parameter.ndim == 4 for parameter in model.parameters())
+    if layout is torch.channels_last and in_layout and example.ndim == 4:
         try:
             with torch.no_grad(), mode_of(model, training=False):
                 model(example.to(memory_format=layout))
