@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data.files import whole
-from .environment import ACTIONS, PanningEnv
+from .environment import PanningEnv
+from .policies import ACTIONS
 from .scores import Extremes
 
 STATE, ACTION = 7, 3

@@ -11,14 +11,9 @@ from torch import nn
 from .metrics import METRICS, Batch
 from .networks.probes import trainability
 from .panning import Panning, calibrate
+from .policies import ACTIONS
 from .scores import Extremes, Observation
 
-# How an action a in [-1, 1] becomes a weight p in [0, 1]. Only the proportions of p decide how a
-# sum ranks the weights, and equal steps of the logarithm are equal steps of a proportion.
-ACTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "linear": lambda a: (a + 1) / 2,
-    "logarithmic": lambda a: 10 ** (3 * (a - 1) / 2),  # from 0.001 to 1
-}
 OBJECTIVES = ("paper", "trainability")
 
 
@@ -131,9 +126,7 @@ class PanningEnv(gymnasium.Env):
         self.action, self.objective, self.trial_steps = action, objective, trial_steps
         self.calibration_steps = calibration_steps
         # ln(classes), the loss of a network that cannot tell one class from another.
-        self._plateau = math.log(
-            1 + max(int(targets.max()) for _, targets in self.panning.bank.batches)
-        )
+        self._plateau = math.log(self.panning.bank.classes)
         self.extremes = extremes or calibrate(
             self.panning, sorted({*self.sparsity_range}), calibration_steps
         )

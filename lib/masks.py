@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from .data.files import whole
-from .networks.inspection import prunable
+from .networks.inspection import layers, prunable, refuse
 
 FORMAT = 1  # of the files that `save_masks` writes
 
@@ -201,17 +201,20 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
     Raises:
         ValueError: A mask belongs to no prunable weight, has another shape, or holds values other
-            than 0 and 1. Then nothing is pruned.
+            than 0 and 1. Then nothing is pruned. Layers without a mask may be of any kind.
     """
     if not isinstance(masks, Mapping):
         raise ValueError(
             "masks must be {parameter name: mask}, as a result's .masks and .effective are; "
             f"got {type(masks).__name__}"
         )
-    weights = prunable(model)
-    for name, mask in masks.items():
-        if name not in weights:
+    found = {f"{name}.weight".lstrip("."): layer for name, layer in layers(model).items()}
+    for name in masks:
+        if name not in found:
             raise ValueError(f"masks: {name!r} is no prunable weight of the model")
+    refuse({name.rpartition(".")[0]: why for name in masks if (why := found[name][1])})
+    weights = {name: found[name][0].weight for name in masks}
+    for name, mask in masks.items():
         if mask.shape != weights[name].shape:
             raise ValueError(
                 f"masks: {name!r} must have shape {tuple(weights[name].shape)}, "

@@ -12,13 +12,17 @@ Scores are flat vectors (N,). In all three metrics the multiplying θ is the unm
 removed weight keeps a score and can return.
 """
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from .networks.inspection import (
     Batch,
@@ -27,6 +31,7 @@ from .networks.inspection import (
     memory_format,
     mode_of,
     prunable,
+    rows_last,
     unflatten,
 )
 
@@ -42,19 +47,60 @@ def _masked(weights: Weights, mask: Tensor | None) -> dict[str, Tensor]:
     return {name: (w.detach() * masks[name]).requires_grad_() for name, w in weights.items()}
 
 
-def _check_targets(targets: Tensor, logits: Tensor) -> None:
-    """Raise a ValueError if a target has no logit; a GPU's own error would name neither."""
+def fit_targets(targets: Tensor, logits: Tensor) -> Tensor:
+    """The targets as cross-entropy takes them: classes, or probabilities of the logits' shape.
+
+    Whole numbers of the shape of the logits are probabilities, too: one 1 a sample.
+
+    Args:
+        targets: (n, ...) classes, or (n, C, ...) probabilities.
+        logits: (n, C, ...), of which the shape and the precision matter.
+
+    Raises:
+        ValueError: They do not fit each other. A GPU's own error would name neither, and PyTorch
+            takes any numbers for probabilities.
+    """
+    shape, found = tuple(logits.shape), tuple(targets.shape)
     if logits.ndim < 2:
-        raise ValueError(f"model returns {tuple(logits.shape)}; give it one logit a class, (n, C)")
-    if targets.is_floating_point():  # probabilities
-        return
-    classes, ignored = logits.shape[1], -100  # PyTorch's mark for targets to ignore
+        raise ValueError(f"model returns {shape}; give it one logit a class, (n, C)")
+    classes, ignored = shape[1], -100  # PyTorch's mark for targets to ignore
+    if classes < 2:
+        raise ValueError(
+            f"model returns {shape}: the cross-entropy of a single logit is 0, whatever it is; "
+            "give it one logit a class, two where the answer is yes or no"
+        )
+    if targets.is_floating_point() or found == shape:
+        targets = targets.to(logits.dtype)
+        if found != shape:
+            raise ValueError(
+                f"batches: targets of {targets.dtype} are probabilities, and must have the shape "
+                f"of the logits, {shape}, not {found}; classes are whole numbers of shape "
+                f"{shape[:1] + shape[2:]}"
+            )
+        sums = targets.sum(1)
+        if not ((sums - 1).abs() < 0.01).all() or not (targets >= 0).all():
+            raise ValueError(
+                "batches: the targets have the shape of the logits and are no probabilities, "
+                f"which are at least 0 and sum to 1; they go down to {targets.min().item():.4g} "
+                f"and sum to {sums.min().item():.4g} to {sums.max().item():.4g}"
+            )
+        return targets
+    if found != shape[:1] + shape[2:]:
+        raise ValueError(
+            f"batches: targets of shape {found} do not fit logits of shape {shape}; give classes "
+            f"of shape {shape[:1] + shape[2:]}, or probabilities of the shape of the logits"
+        )
     wrong = targets[(targets >= classes) | ((targets < 0) & (targets != ignored))]
     if len(wrong):
         raise ValueError(
             f"batches: a target is {wrong[0].item()}, and the model has the classes "
             f"0 to {classes - 1}; number the classes from 0, or give the model more outputs"
         )
+    if (targets == ignored).all():
+        raise ValueError(
+            f"batches: every target is {ignored}, which cross-entropy ignores; give some a class"
+        )
+    return targets
 
 
 @torch.enable_grad()  # a caller may sit inside torch.no_grad()
@@ -68,16 +114,17 @@ def _loss_at(
     """`loss_and_gradient` at leaf tensors that stand in for the prunable weights."""
     inputs, targets = batch
     layout = memory_format(model, twice=create_graph)
-    state = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    for name, leaf in leaves.items():
-        state[name] = leaf.to(memory_format=layout) if leaf.ndim == 4 else leaf
-    images = inputs.to(memory_format=layout) if inputs.ndim == 4 else inputs
     # Only the plain form of attention has a second derivative.
     plain = sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext()
     with mode_of(model, training=True), plain:
-        logits = logits_of(model, state, images)
-        _check_targets(targets, logits)
-        loss = functional.cross_entropy(logits / temperature, targets)
+        try:
+            logits = _logits_in(layout, model, leaves, inputs)
+        except RuntimeError:  # a `view` after a convolution, say
+            if layout is torch.contiguous_format:
+                raise
+            logits = _logits_in(torch.contiguous_format, model, leaves, inputs)
+            rows_last(model)
+        loss = functional.cross_entropy(logits / temperature, fit_targets(targets, logits))
     if not torch.isfinite(loss):
         name, what = "model", "weights"
         if not torch.isfinite(inputs).all():
@@ -90,6 +137,17 @@ def _loss_at(
         loss, list(leaves.values()), create_graph=create_graph, materialize_grads=True
     )
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def _logits_in(
+    layout: torch.memory_format, model: nn.Module, leaves: dict[str, Tensor], inputs: Tensor
+) -> Tensor:
+    """The logits of the network, its images and convolutions in one layout in memory."""
+    state = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for name, leaf in leaves.items():
+        state[name] = leaf.to(memory_format=layout) if leaf.ndim == 4 else leaf
+    images = inputs.to(memory_format=layout) if inputs.ndim == 4 else inputs
+    return logits_of(model, state, images)
 
 
 def loss_and_gradient(
@@ -109,8 +167,8 @@ def loss_and_gradient(
         L, a scalar, and {parameter name: gradient in the weight's shape}, removed weights included.
 
     Raises:
-        ValueError: L is not finite, the model does not return logits, or a target is not one of its
-            classes.
+        ValueError: L is not finite, the model does not return logits, or the targets do not fit
+            them, see `fit_targets`.
     """
     leaves = _masked(weights or prunable(model), mask)
     return _loss_at(model, leaves, batch, temperature)
@@ -212,8 +270,10 @@ def synflow(
     """SynFlow, s = θ ⊙ ∂R/∂|θ| with R = Σ f(1; |θ| ⊙ m): the path norm that runs through a weight.
 
     Tanaka et al. (2020), equation 2, on the masked network: an all-ones input, eval mode, every
-    parameter and buffer replaced by its absolute value. In float32 where that is safe, otherwise in
-    float64: R is 1e43 on a fresh ResNet-32, and rescaling the layers is not exact with biases.
+    parameter and buffer replaced by its absolute value. Batch normalisation without running
+    statistics is at rest (mean 0, variance 1), since one sample has no variance. In float32 where
+    that is safe, otherwise in float64: R is 1e43 on a fresh ResNet-32, and rescaling the layers is
+    not exact with biases.
 
     Returns:
         Signed scores in the unit of the logits, (N,), float32 or float64.
@@ -235,6 +295,54 @@ def synflow(
     return flatten(scores)
 
 
+class _Precision(TorchFunctionMode):
+    """All that a `forward` makes or asks for is in one precision, as its weights are."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def __enter__(self) -> "_Precision":
+        self.before = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        torch.set_default_dtype(self.before)
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.dtype == torch.float64:
+            if getattr(func, "__name__", "") in ("float", "half", "bfloat16"):
+                return args[0].double()
+            args, kwargs = tree_map(_doubled, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _doubled(value: Any) -> Any:
+    """In float64 what is in float32, be it a tensor or the name of the precision."""
+    if isinstance(value, Tensor) and value.dtype == torch.float32:
+        return value.double()
+    return torch.float64 if value is torch.float32 else value
+
+
+@contextmanager
+def _norms_at_rest(model: nn.Module, like: Tensor) -> Iterator[None]:
+    """Mean 0 and variance 1 for each batch normalisation without running statistics."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is None]
+    for norm in norms:
+        size = (norm.num_features,)
+        norm.running_mean, norm.running_var = like.new_zeros(size), like.new_ones(size)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.running_mean = norm.running_var = None
+
+
 @torch.enable_grad()
 def _path_norm(
     model: nn.Module, weights: Weights, mask: Tensor | None, batch: Batch, dtype: torch.dtype
@@ -243,7 +351,7 @@ def _path_norm(
     state = absolute_state(model, dtype)
     leaves = _masked({name: state[name] for name in weights}, mask)
     ones = torch.ones_like(batch[0][:1], dtype=dtype)
-    with mode_of(model, training=False):
+    with mode_of(model, training=False), _norms_at_rest(model, ones), _Precision(dtype):
         total = logits_of(model, {**state, **leaves}, ones).sum()
     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
     theta = (weight.detach() for weight in weights.values())

@@ -7,7 +7,9 @@ a trained agent.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +62,22 @@ def targets(sparsity: float, steps: int, schedule: str = "exponential") -> list[
 # --- policies --------------------------------------------------------------------------------
 
 
+def _linear(a: np.ndarray) -> np.ndarray:
+    return (a + 1) / 2
+
+
+def _logarithmic(a: np.ndarray) -> np.ndarray:
+    return 10 ** (3 * (a - 1) / 2)  # from 0.001 to 1
+
+
+# How an action a in [-1, 1] becomes a weight p in [0, 1]. Only the proportions of p decide how a
+# sum ranks the weights, and equal steps of the logarithm are equal steps of a proportion.
+ACTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": _linear,
+    "logarithmic": _logarithmic,
+}
+
+
 @dataclass(frozen=True)
 class Policy:
     """A policy, and what it needs from the loop.
@@ -80,8 +98,48 @@ class Policy:
         return self.choose(state)
 
 
-def as_policy(policy: Callable[[np.ndarray], Sequence[float]]) -> Policy:
-    """Any callable `state -> p` as a `Policy`; one without `needs_loss` may use the losses."""
+@dataclass(frozen=True)
+class _Predicted:
+    """p from the actions of a model of stable-baselines3, without exploration noise."""
+
+    model: Any
+    action: str
+
+    def __call__(self, state: np.ndarray) -> Sequence[float]:
+        action, _ = self.model.predict(state, deterministic=True)
+        return ACTIONS[self.action](np.clip(np.asarray(action, np.float64), -1, 1))
+
+
+def _of_model(model: Any) -> Policy:
+    """A model of stable-baselines3 as a policy; actions are read as its environment reads them.
+
+    Raises:
+        ValueError: It was trained on something else.
+    """
+    spaces = [
+        getattr(getattr(model, f"{x}_space", None), "shape", None)
+        for x in ("observation", "action")
+    ]
+    if spaces != [(7,), (3,)]:
+        raise ValueError(
+            "policy: a model of stable-baselines3 must look at a state (7,) and answer with an "
+            f"action (3,), as one trained on a PanningEnv does; this one has {spaces}"
+        )
+    env = model.get_env() if hasattr(model, "get_env") else None
+    action, sparsity = "linear", None
+    if env is not None:
+        action = env.get_attr("action")[0]
+        sparsity = tuple(env.get_attr("sparsity_range")[0])
+    return Policy(_Predicted(model, action), needs_loss=True, sparsity=sparsity)
+
+
+def as_policy(policy: Any) -> Policy:
+    """Any callable `state -> p` as a `Policy`; one without `needs_loss` may use the losses.
+
+    So is a model of stable-baselines3 that was trained on a `PanningEnv`.
+    """
+    if all(hasattr(policy, name) for name in ("predict", "observation_space", "action_space")):
+        return _of_model(policy)
     if not callable(policy):
         raise ValueError(
             f"policy must be callable, state -> p, see lib.load_policy; got {policy!r}"
@@ -100,19 +158,29 @@ def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
     edges = [row[0] for row in stages]
     if not stages or edges != sorted(edges) or edges[-1] < 1 or {len(row) for row in stages} != {4}:
         raise ValueError(f"stages must be rows (edge, p1, p2, p3), edges rising to 1; got {stages}")
-    return Policy(lambda state: next(r[1:] for r in stages if state[TARGET] <= r[0] + 1e-6))
+    return Policy(partial(_stage, stages))
+
+
+def _stage(stages: Sequence[Sequence[float]], state: np.ndarray) -> Sequence[float]:
+    return next(row[1:] for row in stages if state[TARGET] <= row[0] + 1e-6)
 
 
 def constant_policy(p: Sequence[float]) -> Policy:
     """The same p at every iteration."""
-    p = check_p(p)
-    return Policy(lambda state: p)
+    return Policy(partial(_same, check_p(p)))
+
+
+def _same(p: P, state: np.ndarray) -> P:
+    return p
 
 
 def random_policy(seed: int = 0) -> Policy:
     """Fresh p, uniform in [0, 1]³, at every iteration: the control for a learned policy."""
-    generator = np.random.default_rng(seed)
-    return Policy(lambda state: tuple(generator.random(3)))
+    return Policy(partial(_draw, np.random.default_rng(seed)))
+
+
+def _draw(generator: np.random.Generator, state: np.ndarray) -> P:
+    return tuple(generator.random(3))
 
 
 def check_p(p: Sequence[float]) -> P:

@@ -5,21 +5,23 @@ serve the ablations and the baselines. The score bank finds the weights of a net
 computes once what depends on a scoring batch alone.
 """
 
-import copy
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import metrics
 from .metrics import METRICS, Batch
-from .networks.inspection import prunable
+from .networks.inspection import copy_of, prunable, refuse, usage
 
 _CHUNK = 2**19  # passes over all weights go in pieces that fit a processor's cache
 _HALF = {torch.float16, torch.bfloat16}
+_ARRAY = Tensor | np.ndarray
 _NOT_FINITE = "scores hold NaN or infinity: look at the weights and at the batch"
 
 
@@ -81,13 +83,18 @@ def min_max(scores: Tensor) -> Tensor:
     return ((size - low) / (high - low)).float() if high > low else torch.zeros_like(size).float()
 
 
+def signed(scores: Tensor) -> Tensor:
+    """S itself."""
+    return scores
+
+
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "normalised": normalise,
     "standardised": standardise,
     "ranks": ranks,
     "min_max": min_max,
     "absolute": torch.abs,
-    "signed": lambda scores: scores,
+    "signed": signed,
 }
 
 
@@ -153,31 +160,31 @@ class Extremes:
         )
 
 
-def _checked(pair: object, index: int, device: torch.device) -> Batch:
-    """One scoring batch on the device, in float32 or more, or a ValueError that names it."""
-    if not isinstance(pair, tuple | list) or [isinstance(x, Tensor) for x in pair] != [True, True]:
+def _checked(pair: object, index: int, like: Tensor) -> Batch:
+    """One scoring batch on the device of a weight and in its precision; or a ValueError."""
+    if not isinstance(pair, tuple | list) or [isinstance(x, _ARRAY) for x in pair] != [True, True]:
         raise ValueError(
             "batches must be a list of (inputs, targets) pairs of tensors, as lib.scoring_batches "
             f"makes them; the entry {index} is of type {type(pair).__name__}"
         )
-    inputs, targets = pair
+    inputs, targets = (torch.as_tensor(x) for x in pair)
     if not inputs.is_floating_point():
         raise ValueError(
             f"batches: the inputs of batch {index} are {inputs.dtype}; the metrics need floating "
             "point: scale images as torchvision's ToTensor does"
         )
-    if len(inputs) != len(targets):
+    if targets.ndim == 0 or len(inputs) != len(targets):
         raise ValueError(
-            f"batches: batch {index} has {len(inputs)} inputs and {len(targets)} targets"
+            f"batches: batch {index} has {len(inputs)} inputs and "
+            f"{len(targets) if targets.ndim else 1} targets"
         )
     if targets.is_floating_point() and targets.ndim < 2:
         raise ValueError(
             f"batches: the targets of batch {index} are {targets.dtype}; they must be whole "
             "numbers, the classes, or probabilities of shape (n, C)"
         )
-    dtype = torch.float32 if inputs.dtype in _HALF else inputs.dtype
     classes = targets if targets.is_floating_point() else targets.long()
-    return inputs.to(device, dtype), classes.to(device)
+    return inputs.to(like.device, like.dtype), classes.to(like.device)
 
 
 class ScoreBank:
@@ -191,6 +198,10 @@ class ScoreBank:
         weights: Its prunable weights, {parameter name: parameter}, in index order.
         batches: [(inputs, targets), ...], on the device of the model.
         total: N, the number of prunable weights.
+        classes: C, the number of logits.
+
+    Raises:
+        ValueError: An argument is not what it should be; the message names it.
     """
 
     def __init__(
@@ -209,24 +220,53 @@ class ScoreBank:
             raise ValueError(
                 f"batches must be a list of (inputs, targets) pairs, got {type(batches).__name__}"
             )
-        found = prunable(model, leave_out)  # before the copy, which fails on a pruned model
-        self.model = copy.deepcopy(model)
+        found = prunable(model, leave_out)
+        self.model = copy_of(model)
         if any(weight.dtype in _HALF for weight in found.values()):
             self.model.float()  # half precision rounds gradients of logits / 200 to 0
         self.weights = {name: self.model.get_parameter(name) for name in found}
-        device = next(iter(self.weights.values())).device
-        self.batches = [_checked(pair, index, device) for index, pair in enumerate(batches)]
+        like = next(iter(self.weights.values()))
+        self.batches = [_checked(pair, index, like) for index, pair in enumerate(batches)]
         sizes = [len(y) for _, y in self.batches]
         if not sizes or not all(sizes):
             raise ValueError(
                 "batches must hold at least one (inputs, targets) pair, and samples in each; "
                 f"got pairs of {sizes} samples"
             )
+        self._look()
         self.total = sum(w.numel() for w in self.weights.values())
         self.temperature = temperature
         self._prepare = SCORES[score]
         self._scores: dict[int, dict[str, Tensor]] = {}
         self._observed: dict[int, tuple[float, float]] = {}
+
+    def _look(self) -> None:
+        """Find out which of the weights can be pruned, and what the targets are, by a look at it.
+
+        Raises:
+            ValueError: A layer computes its weight, nothing is left to prune, or the targets do not
+                fit the logits.
+        """
+        inputs, _ = self.batches[0]
+        logits, stray, computed = usage(self.model, self.weights, inputs[:2])
+        why = "computes another weight from its own, of which a mask would mean something else"
+        refuse({name: why for name in computed})
+        if stray:
+            warnings.warn(
+                f"model: the weights of {', '.join(stray)} are read without a call of the layer, "
+                "where PyTorch applies no mask; they stay whole and are not counted",
+                stacklevel=2,
+            )
+        for name in stray:
+            del self.weights[f"{name}.weight".lstrip(".")]
+        if not self.weights:
+            raise ValueError("model has nothing to prune: it calls none of its layers")
+        for index, (x, targets) in enumerate(self.batches):
+            if x.shape[1:] == inputs.shape[1:]:  # otherwise the logits may have another shape
+                several = logits.ndim > 1
+                expected = logits.new_empty(len(x), *logits.shape[1:]) if several else logits
+                self.batches[index] = x, metrics.fit_targets(targets, expected)
+        self.classes = logits.shape[1]
 
     def synflow(self, mask: Tensor) -> Tensor:
         """SynFlow's prepared scores (N,) of the masked network."""

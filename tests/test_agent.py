@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import lib
 from lib import agent as agents
 from lib.agent import AgentPolicy, load_policy, save_policy, train_agent
 from lib.environment import ACTIONS, PanningEnv, rollout
+from lib.methods import range_of
 from lib.networks.inspection import flatten
 from lib.panning import PanResult
 from lib.study import grid
@@ -482,3 +484,36 @@ def test_an_agent_sees_its_whole_state(policy, mlp, batches) -> None:
     assert len(seen) == 5
     assert torch.stack(seen).isfinite().all()
     assert (torch.stack(seen)[1:, :4] > 0).any()
+
+
+# --- a model of stable-baselines3 as it is -------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_model_of_stable_baselines3_is_a_policy(
+    make_env, mlp, batches, algorithm: str, action: str
+) -> None:
+    """Its actions are read as its environment reads them, and 𝒩 is measured over its range."""
+    env = make_env(action=action)
+    model = ALGORITHMS[algorithm]("MlpPolicy", env, seed=1, learning_starts=5)
+    model.learn(10)
+    found = lib.pan(mlp, batches, 0.8, 4, model)
+    env.extremes = range_of(mlp, batches, (0.5, 0.9), 4)
+    state, terminated = env.reset(options={"sparsity": 0.8})[0], False
+    while not terminated:
+        state, _, terminated, _, _ = env.step(model.predict(state, deterministic=True)[0])
+    assert found.masks == env.panning.masks
+
+
+def test_a_model_of_another_task_is_refused(mlp, batches) -> None:
+    model = TD3("MlpPolicy", "Pendulum-v1")
+    with pytest.raises(ValueError, match=r"policy: a model of .* \[\(3,\), \(1,\)\]"):
+        lib.pan(mlp, batches, 0.8, 4, model)
+
+
+def test_an_agent_can_be_pickled(make_env) -> None:
+    policy, _ = train_agent(make_env(), progress=False, **SETTINGS)
+    other = pickle.loads(pickle.dumps(policy))
+    state = np.full(7, 0.3)
+    assert other(state) == policy(state) and other.card == policy.card

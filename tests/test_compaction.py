@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 
 import lib
 from lib.masks import apply_masks
+from lib.networks import compaction
 from lib.networks.compaction import Compacted, compact, compacted
 from lib.networks.inspection import flatten, prunable, unflatten
 from lib.networks.paths import effective_mask
@@ -435,6 +436,210 @@ def test_a_layer_used_twice():
     masks = ones(model)
     masks["fc.weight"][:, 2] = masks["loop.weight"][:, 2] = False
     assert agree(model, masks, X[:, :, 0, 0]).model.stem.out_features == 5
+
+
+# --- concatenations, groups, shuffles, other dimensions ------------------------------------------
+
+
+def grey(model: nn.Module, name: str) -> nn.Module:
+    """Its first convolution, for images of one channel."""
+    owner, _, attribute = name.rpartition(".")
+    conv = model.get_submodule(name)
+    settings = (conv.kernel_size, conv.stride, conv.padding)
+    first = nn.Conv2d(1, conv.out_channels, *settings, bias=conv.bias is not None)
+    setattr(model.get_submodule(owner), attribute, first)
+    return model
+
+
+BRANCHED = {
+    "densenet": lambda: grey(
+        torchvision.models.DenseNet(4, (3, 3), 8, num_classes=10), "features.conv0"
+    ),
+    "mobilenet_v2": lambda: grey(
+        torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.25, dropout=0), "features.0.0"
+    ),
+    "mobilenet_v3": lambda: grey(
+        torchvision.models.mobilenet_v3_small(num_classes=10, width_mult=0.3, dropout=0),
+        "features.0.0",
+    ),
+    "shufflenet_v2": lambda: grey(
+        torchvision.models.ShuffleNetV2([1, 2, 1], [8, 16, 32, 64, 64], num_classes=10), "conv1.0"
+    ),
+    "resnext": lambda: grey(
+        torchvision.models.ResNet(
+            torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], 10, groups=16, width_per_group=1
+        ),
+        "conv1",
+    ),
+    "squeezenet": lambda: grey(
+        torchvision.models.SqueezeNet("1_1", num_classes=10, dropout=0), "features.0"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHED)
+def test_exact_through_concatenations_and_groups(name):
+    """With fewer parameters than where they keep all that they touch."""
+    model, x = lively(BRANCHED[name]()), torch.randn(4, 1, 64, 64).double()
+    masks = random_masks(model, 0.05)
+    small = agree(model, masks, x, steps=1)
+    kept = count(cautiously(model, masks, x))
+    assert count(small.model) < kept <= count(model)
+
+
+def cautiously(model: nn.Module, masks: Masks, x: Tensor) -> nn.Module:
+    """Compacted by the rules of a sequence alone."""
+    model = copy.deepcopy(model)
+    before = compaction._masked_outputs(model, masks, x[:2])
+    return compaction._without(model, masks, x[:2], before, cautious=True).model
+
+
+class Between(nn.Module):
+    """Two layers, `middle` between them, and what reads the outcome."""
+
+    def __init__(self, middle, features=8, **layers):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.fc, self.middle = nn.Linear(features, 3), middle
+
+    def forward(self, x):
+        return self.fc(self.middle(self, self.one(x), self.two(x)).mean((2, 3)))
+
+
+def reads(features: int, *positions: int) -> Tensor:
+    """A mask of the last layer, which reads only these."""
+    mask = torch.zeros(3, features, dtype=torch.bool)
+    mask[:, list(positions)] = True
+    return mask
+
+
+CUT = {  # what is in between, how many features, which are read; channels that `one` and `two` keep
+    "cat": (lambda m, a, b: torch.cat([a, b], 1), 8, (0, 5, 6), (1, 2)),
+    "cat, axis from the end": (lambda m, a, b: torch.cat((a, b), dim=-3), 8, (0, 5, 6), (1, 2)),
+    "cat of three": (lambda m, a, b: torch.cat([a, b, a], 1), 12, (0, 5, 11), (2, 1)),
+    "cat with a constant": (
+        lambda m, a, b: torch.cat([a, a.new_ones(len(a), 2, 6, 6), b], 1),
+        10,
+        (0, 6),
+        (1, 1),
+    ),
+    "chunks": (lambda m, a, b: torch.cat([b, a.chunk(2, 1)[1]], 1), 6, (1, 4), (2, 1)),
+    "shuffle": (lambda m, a, b: shuffled(torch.cat([a, b], 1)), 8, (2, 3), (1, 1)),
+    "shuffle of torch": (
+        lambda m, a, b: functional.channel_shuffle(torch.cat([a, b], 1), 2),
+        8,
+        (2, 3),
+        (1, 1),
+    ),
+    "view": (lambda m, a, b: a.view(*a.shape[:2], -1, 1) + b.mean(), 4, (1,), None),
+    "squeeze and excitation": (
+        lambda m, a, b: a * b.mean((2, 3)).view(*b.shape[:2], 1, 1),
+        4,
+        (1, 2),
+        (2, 2),
+    ),
+    "padding": (lambda m, a, b: functional.pad(a, (1, 2, 0, 1)) + 1, 4, (1,), None),
+    "interpolation": (lambda m, a, b: functional.interpolate(a, scale_factor=2), 4, (1,), None),
+}
+
+
+def shuffled(x: Tensor) -> Tensor:
+    """Channel shuffle as torchvision writes it."""
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_goes_through_loses_its_dead_channels(name):
+    middle, features, positions, kept = CUT[name]
+    model = lively(Between(middle, features))
+    masks = ones(model) | {"fc.weight": reads(features, *positions)}
+    small = agree(model, masks, X).model
+    assert small.one.out_channels == (kept[0] if kept else 1)
+    if kept:
+        assert small.two.out_channels == kept[1]
+
+
+LITERAL = {
+    "narrow": lambda m, a, b: torch.cat([a, b], 1)[:, :4] + a,
+    "fixed view": lambda m, a, b: (a + b).view(-1, 4, 6, 6),
+    "fixed shuffle": lambda m, a, b: (
+        torch.cat([a, b], 1).view(-1, 2, 4, 6, 6).transpose(1, 2).reshape(-1, 8, 6, 6)[:, :4]
+    ),
+    "split": lambda m, a, b: torch.cat(torch.split(a, [1, 3], 1), 1) + b,
+    "asserts": lambda m, a, b: a + b if a.shape[1] == 4 else 1 / 0,
+}
+
+
+@pytest.mark.parametrize("name", LITERAL)
+def test_a_forward_that_counts_on_the_number_of_channels_keeps_them(name):
+    model = lively(Between(LITERAL[name], 4))
+    masks = ones(model) | {"fc.weight": reads(4, 1)}
+    if name == "asserts":  # nothing tells that it counts, so that nothing is removed
+        with pytest.raises(ZeroDivisionError):
+            compacted(model, masks, X)
+        return
+    assert agree(model, masks, X).model.one.out_channels == 4
+
+
+@pytest.mark.parametrize(("groups", "out", "left"), [(4, 4, 1), (4, 8, 1), (2, 4, 1), (2, 6, 1)])
+def test_a_grouped_convolution_loses_whole_groups(groups, out, left):
+    """With all that goes in and out; a group of which one channel is read stays whole."""
+    conv = nn.Conv2d(4, out, 3, padding=1, groups=groups)
+    norm = nn.BatchNorm2d(out)
+    model = lively(Between(lambda m, a, b: m.norm(m.conv(a)).relu(), out, conv=conv, norm=norm))
+    masks = ones(model) | {"fc.weight": reads(out, out // groups)}  # the first of group 1
+    small = agree(model, masks, X).model
+    assert small.conv.groups == left
+    assert small.conv.in_channels == small.one.out_channels == 4 // groups
+    assert small.conv.out_channels == small.norm.num_features == out // groups
+    assert small.conv.weight.shape == (out // groups, 4 // groups, 3, 3)
+
+
+def test_a_dead_grouped_convolution_keeps_one_group():
+    conv = nn.Conv2d(4, 4, 1, groups=4)
+    model = lively(Between(lambda m, a, b: m.conv(a) * 1, 4, conv=conv))
+    masks = {name: torch.zeros_like(mask) for name, mask in ones(model).items()}
+    assert agree(model, masks, X).model.conv.groups == 1
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_exact_in_one_and_three_dimensions(dims):
+    conv, norm, pool, mean = (
+        getattr(nn, f"{kind}{dims}d")
+        for kind in ("Conv", "BatchNorm", "MaxPool", "AdaptiveAvgPool")
+    )
+    model = lively(
+        nn.Sequential(
+            *(conv(2, 6, 3, padding=1), norm(6), nn.PReLU(6), pool(2)),
+            *(conv(6, 6, 1, groups=6), conv(6, 5, 1), nn.ReLU(), mean(1), nn.Flatten()),
+            nn.Linear(5, 3),
+        )
+    )
+    x = torch.randn(6, 2, *(8,) * dims).double()
+    masks = ones(model) | {"9.weight": reads(5, 1, 3)}
+    masks["5.weight"][:, 2:] = False
+    small = agree(model, masks, x).model
+    assert [small[i].out_channels for i in (0, 4, 5)] == [2, 2, 2]
+
+
+def test_networks_in_which_nothing_is_tied():
+    model = lively(nn.Sequential(nn.Linear(2, 3, bias=False)))
+    agree(model, random_masks(model, 0.5), X[:, :, 0, 0])
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 3, bias=False)
+
+        def forward(self, x):
+            return self.head(functional.layer_norm(self.table(x), (4,)))
+
+    model, x = Tokens(), torch.arange(8).view(2, 4)
+    apply_masks(model, {"head.weight": torch.rand(3, 4) < 0.5})
+    torch.testing.assert_close(compact(model, x)(x), model(x))
 
 
 # --- the caller's model, and PyTorch's own tools ---------------------------------------------

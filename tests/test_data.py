@@ -1,13 +1,16 @@
 """Images are normalised, augmented and drawn as promised, and every draw is seeded."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
+from lib import pan
 from lib.data.images import ImageSet, scoring_batches
 
 
@@ -309,3 +312,76 @@ def test_an_image_that_is_no_number_is_refused(bad: float) -> None:
 def test_a_number_below_one_is_refused_by_name(ten, argument: str) -> None:
     with pytest.raises(ValueError, match=f"{argument} must be at least 1, got 0"):
         scoring_batches(ten, **{"num_classes": 2, "per_class": 1, "count": 1, argument: 0})
+
+
+# --- what a data set says of its classes ---------------------------------------------------------
+
+
+class Labelled(Dataset):
+    """Fifty samples, each its own number; `change` is applied to a label as it is returned."""
+
+    def __init__(self, targets: object = None, target_transform: object = None, change=lambda y: y):
+        self.labels, self.change = [i % 5 for i in range(50)], change
+        if targets is not None:
+            self.targets = targets(self.labels)
+        if target_transform is not None:
+            self.target_transform = target_transform
+            self.change = target_transform
+
+    def __len__(self) -> int:
+        return 50
+
+    def __getitem__(self, index: int) -> tuple[Tensor, object]:
+        return torch.tensor([float(index)]), self.change(self.labels[index])
+
+
+KINDS = {
+    "listed": Labelled(list),
+    "in a tensor": Labelled(torch.tensor),
+    "in numpy": Labelled(np.array),
+    "not listed": Labelled(),
+    "as tensors": Labelled(change=torch.tensor),
+    "transformed": Labelled(list, target_transform=lambda y: 4 - y),
+    "transformed tensor": Labelled(torch.tensor, target_transform=lambda y: {0: 4}.get(y, y - 1)),
+    "transformed, not listed": Labelled(target_transform=lambda y: 4 - y),
+    "listed otherwise": Labelled(list, change=lambda y: 4 - y),
+    "in a part": Subset(Labelled(list, target_transform=lambda y: 4 - y), range(3, 50)),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_classes_are_those_that_the_data_set_returns(name: str) -> None:
+    data = KINDS[name]
+    truth = {float(image): int(label) for image, label in (data[i] for i in range(len(data)))}
+    for inputs, targets in scoring_batches(data, 5, per_class=4, count=3):
+        assert targets.tolist() == [truth[float(image)] for image in inputs]
+        assert targets.bincount().tolist() == [4] * 5
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [(lambda y: "cat", "'cat'"), (lambda y: y + 0.5, "0.5"), (lambda y: [y, 0], r"\[0, 0\]")],
+)
+@pytest.mark.parametrize("listed", [None, list])
+def test_a_label_that_is_no_class_is_refused(label, message: str, listed) -> None:
+    with pytest.raises(ValueError, match=f"train_set: the label of sample 0 is {message}; scoring"):
+        scoring_batches(Labelled(listed, target_transform=label), 5, per_class=2)
+
+
+def test_labels_left_to_chance_are_refused() -> None:
+    counter = itertools.count()
+    data = Labelled(change=lambda y: next(counter) % 5)
+    with pytest.raises(ValueError, match="another label for a sample each time"):
+        scoring_batches(data, 5, per_class=2)
+
+
+def test_images_in_numpy_and_float64_give_the_masks_of_float32() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    images, targets = np.random.default_rng(0).normal(size=(30, 8)), [0, 1, 2] * 10
+    doubles = list(zip(images, targets, strict=True))
+    singles = list(zip(images.astype(np.float32), targets, strict=True))
+    found, expected = (
+        pan(model, scoring_batches(data, 3, 5, 2), 0.7, 5) for data in (doubles, singles)
+    )
+    assert found.masks == expected.masks

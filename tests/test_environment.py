@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 import random
 import warnings
 from collections.abc import Callable
@@ -566,3 +567,51 @@ def test_a_wrong_argument_is_refused_by_name(mlp, batches, settings, message: st
 def test_a_wrong_option_is_refused(env, options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         env.reset(options=options)
+
+
+# --- soft targets, pickling ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["one-hot", "uniform", "smooth", "whole numbers"])
+def test_a_dead_network_costs_no_less_than_a_living_one_whatever_the_targets(
+    mlp, batches, kind: str
+) -> None:
+    one_hot = torch.nn.functional.one_hot(batches[0][1], 3).float()
+    soft = {"one-hot": one_hot, "smooth": 0.9 * one_hot + 0.1 / 3, "whole numbers": one_hot.long()}
+    targets = soft.get(kind, torch.full((6, 3), 1 / 3))
+    soft_batches = [(inputs, targets) for inputs, _ in batches]
+    settings = {"objective": "trainability", "trial_steps": 4, "calibration_steps": 3}
+    env = PanningEnv(mlp, soft_batches, 4, (LOW, 0.997), **settings)
+    worst = env._plateau + 1
+    assert env._plateau == pytest.approx(math.log(3))
+    rewards = {True: [], False: []}
+    for sparsity in (0.6, 0.9, 0.99, 0.997):
+        for policy in (constant_policy((1, 0, 0)), constant_policy((0, 1, 0))):
+            value = play(env, policy, options={"sparsity": sparsity})[-1][1]
+            rewards[env.panning.dead].append(value)
+    assert rewards[True] and rewards[False]
+    assert max(rewards[True]) <= -worst <= min(rewards[False])
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"action": "logarithmic", "score": "signed"}, {"fusion": "product"}]
+)
+def test_an_environment_can_be_pickled_in_the_middle_of_an_episode(make, settings) -> None:
+    env = make(**settings)
+    env.reset(seed=1)
+    action = np.array([0.3, -0.2, 0.5], np.float32)
+    env.step(action)
+    other = pickle.loads(pickle.dumps(env))
+    bank = other.panning.bank
+    assert all(bank.model.get_parameter(name) is w for name, w in bank.weights.items())
+    for _ in range(2):
+        first, second = env.step(action), other.step(action)
+        assert plain([first]) == plain([second])
+    assert env.reset()[1] == other.reset()[1]  # the same target is drawn
+
+
+def test_a_result_can_be_pickled(mlp, batches) -> None:
+    result = lib.pan(mlp, batches, 0.9, 5)
+    other = pickle.loads(pickle.dumps(result))
+    assert other.masks == result.masks and other.effective == result.effective
+    assert other.history.equals(result.history)

@@ -251,4 +251,5 @@ def test_masks_without_names_are_refused(mlp) -> None:
 def test_a_network_is_not_pruned_twice(mlp) -> None:
     masks.apply_masks(mlp, {"3.weight": torch.ones(6, 8)})
     with pytest.raises(ValueError, match="model: layer '3' is pruned already"):
-        masks.apply_masks(mlp, {"5.weight": torch.ones(3, 6)})
+        masks.apply_masks(mlp, {"5.weight": torch.ones(3, 6), "3.weight": torch.ones(6, 8)})
+    assert not prune.is_pruned(mlp[5])

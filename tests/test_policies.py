@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -98,3 +99,17 @@ def test_the_random_policy_is_seeded_and_varied() -> None:
 def test_a_p_outside_its_range_is_refused(p) -> None:
     with pytest.raises(ValueError, match=r"p must be three weights in \[0, 1\].*got"):
         constant_policy(p)
+
+
+# --- pickling ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "policy", [staged_policy(), constant_policy((0.1, 0.2, 0.3)), random_policy(3)]
+)
+def test_a_policy_can_be_pickled(policy) -> None:
+    """And goes on where it was: a random one draws what it would have drawn."""
+    states = np.linspace(0, 1, 35).reshape(5, 7)
+    policy(states[0])
+    other = pickle.loads(pickle.dumps(policy))
+    assert [other(state) for state in states] == [policy(state) for state in states]

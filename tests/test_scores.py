@@ -13,6 +13,7 @@ from torch.nn import functional
 from lib import metrics, scores
 from lib.networks import inspection, paths
 from lib.networks.architectures import build_model
+from lib.networks.probes import trainability
 from lib.panning import Panning
 from lib.policies import staged_policy
 from lib.scores import (
@@ -283,3 +284,91 @@ def test_what_is_observed_is_the_whole_masked_network(name: str) -> None:
         loss.backward()
         flow = sum((sparse.get_parameter(w).grad * m).square().sum() for w, m in parts.items())
         assert bank.observe(0, mask) == pytest.approx((loss.item(), flow.item()), rel=1e-4)
+
+
+# --- targets -------------------------------------------------------------------------------------
+
+HARD = torch.arange(6) % 3
+ONE_HOT = functional.one_hot(HARD, 3)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        HARD.numpy(),
+        HARD.int(),
+        HARD.to(torch.uint8),
+        ONE_HOT,
+        ONE_HOT.bool(),
+        ONE_HOT.numpy(),
+        ONE_HOT.double(),
+        ONE_HOT.half(),
+    ],
+)
+def test_targets_in_any_form_mean_the_same(mlp, batches, targets) -> None:
+    inputs = batches[0][0]
+    expected, found = (ScoreBank(mlp, [(inputs, y)], "signed", 200) for y in (HARD, targets))
+    for name, known in expected.dense(0).items():
+        torch.testing.assert_close(found.dense(0)[name], known, rtol=1e-4, atol=1e-10)
+    assert found.observe(0, None) == pytest.approx(expected.observe(0, None), rel=1e-5)
+    assert trainability_of(found) == pytest.approx(trainability_of(expected), rel=1e-4)
+
+
+def trainability_of(bank: ScoreBank) -> float:
+    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in bank.weights.items()}
+    return trainability(bank.model, masks, bank.batches, 3)
+
+
+def test_probabilities_are_scored_as_such(mlp, batches) -> None:
+    inputs, soft = batches[0][0], torch.softmax(torch.randn(6, 3), 1)
+    loss, _ = ScoreBank(mlp, [(inputs, soft)], "signed", 200).observe(0, None)
+    expected = -(soft * mlp(inputs).log_softmax(1)).sum(1).mean().item()
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.rand(6, 1), r"must have the shape of the logits, \(6, 3\), not \(6, 1\)"),
+        (HARD[:, None], r"targets of shape \(6, 1\) do not fit logits of shape \(6, 3\)"),
+        (torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), "are no probabilities"),
+        (torch.ones(6, 3), "no probabilities, .* go down to 1 and sum to 3 to 3"),
+        (torch.zeros(6, 3), "no probabilities"),
+        (torch.full((6, 3), float("nan")), "no probabilities"),
+        (torch.tensor([[2.0, -1.0, 0.0]] * 6), "go down to -1 and sum to 1 to 1"),
+        (torch.ones(6, 3, dtype=torch.long), "no probabilities"),
+        (torch.full((6,), -100), "every target is -100, which cross-entropy ignores"),
+        (torch.tensor(1), "batch 0 has 6 inputs and 1 targets"),
+        (torch.full((6,), 3), "a target is 3, and the model has the classes 0 to 2"),
+    ],
+)
+def test_targets_that_fit_no_logits_are_refused_with_the_reason(
+    mlp, batches, targets, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"batches: .*{message}"):
+        ScoreBank(mlp, [(batches[0][0], targets)], "signed", 200)
+
+
+@pytest.mark.parametrize("targets", [torch.rand(6, 1), torch.zeros(6, dtype=torch.long)])
+def test_a_network_of_one_logit_is_refused(targets) -> None:
+    """Its cross-entropy is 0 and every weight worth nothing."""
+    with pytest.raises(ValueError, match=r"model returns \(6, 1\): .* two where the answer is yes"):
+        ScoreBank(nn.Linear(4, 1), [(torch.randn(6, 4), targets)], "signed", 200)
+
+
+def test_targets_to_ignore_are_ignored(mlp, batches) -> None:
+    inputs = batches[0][0]
+    some = torch.where(torch.arange(6) < 2, -100, HARD)
+    found, expected = (
+        ScoreBank(mlp, [batch], "signed", 200).dense(0)["snip"]
+        for batch in ((inputs, some), (inputs[2:], HARD[2:]))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-10)
+
+
+def test_targets_of_a_segmentation() -> None:
+    model, inputs = nn.Conv2d(2, 3, 3), torch.randn(4, 2, 6, 6)
+    bank = ScoreBank(model, [(inputs, torch.arange(64).view(4, 4, 4) % 3)], "signed", 200)
+    assert bank.dense(0)["snip"].any()
+    with pytest.raises(ValueError, match=r"do not fit logits of shape \(4, 3, 4, 4\)"):
+        ScoreBank(model, [(inputs, torch.zeros(4, 6, 6).long())], "signed", 200)

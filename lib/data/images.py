@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -152,12 +154,33 @@ def load_data(name: str) -> tuple[ImageSet, ImageSet]:
     return train, test
 
 
+def _class_of(train_set: Dataset, index: int, label: Any) -> int:
+    """A label as a class, a whole number."""
+    try:
+        label = np.asarray(label).item()
+        if label == int(label):
+            return int(label)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"train_set: the label of sample {index} is {label!r}; scoring batches are balanced over "
+        "classes, which must be whole numbers"
+    )
+
+
 def _targets(train_set: Sized) -> Tensor:
-    """The classes of any map-style data set."""
-    targets = getattr(train_set, "targets", None)
-    if targets is None:
-        targets = [int(train_set[i][1]) for i in range(len(train_set))]
-    return torch.as_tensor(targets).cpu()
+    """The classes of any map-style data set, without a look at its images if it lists them."""
+    listed = getattr(train_set, "targets", None)
+    if listed is None:
+        return _labels(train_set)
+    change = getattr(train_set, "target_transform", None) or (lambda label: label)
+    listed = listed.tolist() if isinstance(listed, Tensor | np.ndarray) else listed
+    return torch.tensor([_class_of(train_set, i, change(x)) for i, x in enumerate(listed)])
+
+
+def _labels(train_set: Sized) -> Tensor:
+    """The classes of a data set as it returns them, sample by sample."""
+    return torch.tensor([_class_of(train_set, i, train_set[i][1]) for i in range(len(train_set))])
 
 
 def scoring_batches(
@@ -169,7 +192,9 @@ def scoring_batches(
 ) -> list[tuple[Tensor, Tensor]]:
     """Class-balanced batches on which SNIP and GraSP are computed.
 
-    Drawn without replacement within a batch, and independently from batch to batch.
+    Drawn without replacement within a batch, and independently from batch to batch. The classes
+    are those that the data set returns: a list of them, `train_set.targets`, saves a look at all
+    images, and is passed over if it says otherwise.
 
     Args:
         train_set: Any map-style data set of (input, class) pairs.
@@ -182,14 +207,25 @@ def scoring_batches(
         [(inputs (num_classes * per_class, ...), targets), ...].
 
     Raises:
-        ValueError: A class has fewer than `per_class` samples, or an input is not finite.
+        ValueError: A class has fewer than `per_class` samples, a label is no whole number or
+            changes, or an input is not finite.
     """
     for argument, value in (("num_classes", num_classes), ("per_class", per_class)):
         if value < 1:
             raise ValueError(f"{argument} must be at least 1, got {value}")
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    targets = _targets(train_set)
+    for classes in (_targets, _labels):
+        batches = _drawn(train_set, classes(train_set), num_classes, per_class, count, seed)
+        if batches is not None:
+            return batches
+    raise ValueError("train_set: it returns another label for a sample each time it is asked")
+
+
+def _drawn(
+    train_set: Dataset, targets: Tensor, num_classes: int, per_class: int, count: int, seed: int
+) -> list[tuple[Tensor, Tensor]] | None:
+    """`scoring_batches` for these classes; None if the data set returns others."""
     members = [(targets == label).nonzero().squeeze(1) for label in range(num_classes)]
     for label, found in enumerate(members):
         if len(found) < per_class:
@@ -202,7 +238,10 @@ def scoring_batches(
     for _ in range(count):
         draws = [m[torch.randperm(len(m), generator=generator)[:per_class]] for m in members]
         index = torch.cat(draws)
-        inputs = torch.stack([torch.as_tensor(train_set[int(i)][0]) for i in index])
+        samples = [(int(i), *train_set[int(i)]) for i in index]
+        if [_class_of(train_set, i, label) for i, _, label in samples] != targets[index].tolist():
+            return None
+        inputs = torch.stack([torch.as_tensor(image) for _, image, _ in samples])
         if not torch.isfinite(inputs).all():
             raise ValueError("train_set: an image holds NaN or infinity; remove it and try again")
         batches.append((inputs, targets[index].to(inputs.device)))

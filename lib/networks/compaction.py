@@ -9,18 +9,16 @@ removed, since its bias, or the β of its batch normalisation, is a constant tha
 `channels` finds the channels and what could read them.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils import prune
 from torch.utils._pytree import tree_leaves
 
 from .channels import Channels, pick
-from .inspection import mode_of
+from .inspection import call, copy_of, mode_of
 
 # The attributes that state the size of a layer, and the axis of its weight they refer to.
 _SIZES = dict(out_channels=0, out_features=0, num_features=0, in_channels=1, in_features=1)
@@ -58,8 +56,8 @@ def compact(model: nn.Module, example_input: Tensor) -> nn.Module:
     random numbers, and so others.
 
     A layer whose channels are all dead keeps one, whose weights stay masked. Grouped convolutions
-    and unknown operations, such as concatenation, keep all the channels that they touch.
-    So does `x.view(-1, 800)`, which relies on their number; write `x.flatten(1)`.
+    lose whole groups; unknown operations keep all the channels that they touch. So does
+    `x.view(-1, 800)`, which relies on their number; write `x.flatten(1)`.
 
     Args:
         model: A network pruned through `torch.nn.utils.prune`, as by `apply_masks` with a result's
@@ -79,9 +77,7 @@ def compact(model: nn.Module, example_input: Tensor) -> nn.Module:
             "example_input must be a batch of inputs, one tensor; "
             f"got {type(example_input).__name__}"
         )
-    # Pruning leaves computed tensors in the layers, which cannot be deep-copied; copies can.
-    computed = (t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor))
-    plain = copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
+    plain = copy_of(model)
     masks: dict[str, Tensor] = {}
     buffers = dict(plain.named_buffers())
     for full_name, weight in list(plain.named_parameters()):
@@ -105,30 +101,63 @@ def compacted(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tens
         masks: {parameter name: bool tensor}; a weight without a mask is kept.
         example_input: As for `compact`.
     """
-    return _cut(copy.deepcopy(model), masks, example_input)
+    return _cut(copy_of(model), masks, example_input)
 
 
 def _cut(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> Compacted:
     """`compacted`, in place."""
     example = example_input[:2]  # batch normalisation without running statistics needs two
     example = example.to(next(model.parameters()).device)
+    if len(example) == 1:
+        example = torch.cat([example, example])
     before = _masked_outputs(model, masks, example)
-    kept, tensors = Channels(model, example).kept(masks), _tensors(model)
+    try:  # what a `forward` may rely on can only be tried
+        return _without(model, masks, example, before, cautious=False)
+    except Exception:
+        return _without(model, masks, example, before, cautious=True)
+
+
+def _without(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: Tensor,
+    before: list[Tensor],
+    cautious: bool,
+) -> Compacted:
+    """Remove the dead channels of a network, which must then return what it did before.
+
+    If it does not, it gets them back, and an error is raised.
+    """
+    kept, tensors = Channels(model, example, cautious).kept(masks), _tensors(model)
+    whole = [(tensors[name], tensors[name].data) for name in kept]
+    layers = {_layer_of(model, name)[0] for name in kept}
+    sizes = [(layer, {n: v for n, v in vars(layer).items() if type(v) is int}) for layer in layers]
     for name, axes in kept.items():
+        layer, attribute = _layer_of(model, name)
+        if attribute == "weight" and getattr(layer, "groups", 1) > 1:  # its columns are a group's
+            layer.groups = layer.groups * len(axes[0]) // len(tensors[name])
+            layer.in_channels = layer.groups * len(axes[1])
         tensors[name].data = pick(tensors[name].data, axes)
-        layer, _ = _layer_of(model, name)
         for size, axis in _SIZES.items():
-            if hasattr(layer, size) and axis < len(axes):
+            ours = getattr(layer, "groups", 1) == 1 or axis == 0
+            if hasattr(layer, size) and axis < len(axes) and ours:
                 setattr(layer, size, len(axes[axis]))
-    masks = {name: pick(mask, kept.get(name, ())) for name, mask in masks.items()}
-    for old, new in zip(before, _masked_outputs(model, masks, example), strict=True):
-        slack = old.abs().max().item() * torch.finfo(old.dtype).eps ** 0.5
-        if not torch.allclose(old, new, rtol=0, atol=slack, equal_nan=True):
-            raise ValueError(
-                "model cannot be compacted: without its dead channels it computes something else; "
-                "look for a forward that depends on the number of channels, or on chance"
-            )
-    return Compacted(model, masks, kept)
+    cut = {name: pick(mask, kept.get(name, ())) for name, mask in masks.items()}
+    try:
+        for old, new in zip(before, _masked_outputs(model, cut, example), strict=True):
+            slack = old.abs().max().item() * torch.finfo(old.dtype).eps ** 0.5
+            if not torch.allclose(old, new, rtol=0, atol=slack, equal_nan=True):
+                raise ValueError(
+                    "model cannot be compacted: without its dead channels it computes something "
+                    "else; look for a forward that depends on the number of channels, or on chance"
+                )
+    except Exception:
+        for tensor, data in whole:
+            tensor.data = data
+        for layer, numbers in sizes:
+            vars(layer).update(numbers)
+        raise
+    return Compacted(model, cut, kept)
 
 
 def _layer_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -150,5 +179,5 @@ def _masked_outputs(model: nn.Module, masks: Mapping[str, Tensor], x: Tensor) ->
     """The floating-point tensors that the masked network returns in eval mode."""
     weights = {name: model.get_parameter(name).detach() * mask for name, mask in masks.items()}
     with torch.no_grad(), mode_of(model, training=False):
-        out = tree_leaves(functional_call(model, weights, (x,)))
+        out = tree_leaves(call(model, weights, x))
     return [t for t in out if isinstance(t, Tensor) and t.is_floating_point()]

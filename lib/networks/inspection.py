@@ -1,14 +1,21 @@
-"""How a network is evaluated without changing it: its mode, dropout, layout and weights."""
+"""How a network is evaluated without changing it: its mode, chance, layout and weights."""
 
+import copy
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
+from weakref import WeakSet
 
+import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 Batch = tuple[Tensor, Tensor]  # (inputs, targets)
 
@@ -42,21 +49,95 @@ class _Scored(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class _Uncheckpointed:
+    """In place of `torch.utils.checkpoint.CheckpointFunction`: calls the function, and keeps all.
+
+    A checkpointed function runs again during the backward pass, when the tensors of
+    `functional_call` have gone: on the network's own weights, in another mode.
+    """
+
+    @staticmethod
+    def apply(function: Callable, preserve: bool, *args: Any) -> Any:
+        return function(*args)
+
+    @staticmethod
+    def generator(*args: Any, **kwargs: Any) -> Iterator[None]:
+        """What stands before and after a function whose checkpoint is not reentrant."""
+        yield
+
+
+# `checkpoint` looks these up when it is called, however a model has imported it.
+_CHECKPOINT = {
+    "CheckpointFunction": _Uncheckpointed,
+    "_checkpoint_without_reentrant_generator_impl": _Uncheckpointed.generator,
+}
+_SPARE = np.random.MT19937()  # takes the place of the caller's generator, which costs no copy
+
+
+@contextmanager
+def _own_chance(model: nn.Module) -> Iterator[None]:
+    """The same random numbers each time, none of them from the generators of the caller."""
+    cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    python, numpy = random.getstate(), np.random.get_bit_generator()
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(0)
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(0)
+        random.seed(0)
+        np.random.set_bit_generator(_SPARE)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            np.random.set_bit_generator(numpy)
+            random.setstate(python)
+
+
 @contextmanager
 def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
-    """Train or eval mode, without dropout and stochastic depth; modes are restored afterwards."""
+    """Train or eval mode, without dropout, stochastic depth and activation checkpointing.
+
+    What is left to chance inside a module, such as noise, is drawn from generators of its own, at a
+    fixed seed. Afterwards everything is as it was.
+    """
     before = [(module, module.training) for module in model.modules()]
+    rates = [(module, module.dropout) for module, _ in before if isinstance(module, nn.RNNBase)]
     try:
         model.train(training)
         for module, _ in before:  # DropPath and StochasticDepth make no call with "dropout"
             name = type(module).__name__.lower()
             if ("drop" in name or "stochastic" in name) and not list(module.children()):
                 module.training = False
-        with _Scored():
+        for module, _ in rates:
+            module.dropout = 0.0
+        with patch.multiple(torch.utils.checkpoint, **_CHECKPOINT), _own_chance(model), _Scored():
             yield
     finally:
         for module, mode in before:
             module.training = mode
+        for module, rate in rates:
+            module.dropout = rate
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model that has computed tensors lying about in its layers.
+
+    So do `torch.nn.utils.prune` and the old `weight_norm`, which compute them again when called.
+    """
+    held = (t for module in model.modules() for t in tree_leaves(list(vars(module).values())))
+    computed = [t for t in held if isinstance(t, Tensor) and not t.is_leaf]
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
+
+
+def call(model: nn.Module, state: Mapping[str, Tensor], *inputs: Tensor) -> Any:
+    """What the network returns with the tensors of `state` in place of its own.
+
+    `nn.DataParallel`, which `functional_call` refuses, is passed over: one device will do.
+    """
+    if isinstance(model, nn.DataParallel):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        return call(model.module, state, *inputs)
+    return functional_call(model, dict(state), inputs)
 
 
 def logits_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -65,13 +146,34 @@ def logits_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> 
     Raises:
         ValueError: The output is not a tensor.
     """
-    logits = functional_call(model, dict(state), (inputs,))
+    logits = call(model, state, inputs)
     if not isinstance(logits, Tensor):
         raise ValueError(
             f"model returns {type(logits).__name__} in {'train' if model.training else 'eval'} "
             "mode; give it a forward that returns the logits alone"
         )
     return logits
+
+
+_ROWS_LAST: WeakSet[nn.Module] = WeakSet()  # networks whose `forward` fails in channels last
+
+
+def rows_last(model: nn.Module) -> None:
+    """Note that a network cannot run in channels last: a `view` after a convolution, say."""
+    _ROWS_LAST.add(model)
+
+
+def working_format(model: nn.Module, example: Tensor) -> torch.memory_format:
+    """`memory_format`, once it is tried whether the network runs in it."""
+    layout = memory_format(model)
+    in_layout = any(parameter.ndim == 4 for parameter in model.parameters())
+    if layout is torch.channels_last and in_layout and example.ndim == 4:
+        try:
+            with torch.no_grad(), mode_of(model, training=False):
+                model(example.to(memory_format=layout))
+        except RuntimeError:
+            rows_last(model)
+    return memory_format(model)
 
 
 def memory_format(model: nn.Module, twice: bool = False) -> torch.memory_format:
@@ -85,6 +187,8 @@ def memory_format(model: nn.Module, twice: bool = False) -> torch.memory_format:
         model: The network.
         twice: Whether it is differentiated twice; batch normalisation is then slow in that layout.
     """
+    if model in _ROWS_LAST:
+        return torch.contiguous_format
     for module in model.modules():
         if twice and isinstance(module, nn.BatchNorm2d):
             return torch.contiguous_format
@@ -120,26 +224,41 @@ def prunable(model: nn.Module, leave_out: Iterable[str] = ()) -> dict[str, nn.Pa
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     leave_out = tuple(leave_out)
-    modules = dict(model.named_modules())
-    if unknown := set(leave_out) - (set(modules) - {""}):
+    if unknown := set(leave_out) - ({name for name, _ in model.named_modules()} - {""}):
         raise ValueError(f"leave_out: the model has no module {sorted(unknown)[0]!r}")
+    found = {
+        name: found
+        for name, found in layers(model).items()
+        if not any(f"{name}.".startswith(f"{outer}.") for outer in leave_out)
+    }
+    refuse({name: why for name, (_, why) in found.items() if why})
+    if not found:
+        raise ValueError("model has nothing to prune: it needs a Conv2d or a Linear layer")
+    return {f"{name}.weight".lstrip("."): layer.weight for name, (layer, _) in found.items()}
+
+
+def refuse(reasons: Mapping[str, str]) -> None:
+    """Raise a ValueError if there are layers, {name: why}, whose weights cannot be pruned."""
+    for name, why in reasons.items():
+        raise ValueError(
+            f"model: layer {name!r} {why}; leave_out={list(reasons)} leaves out all that cannot be "
+            "pruned"
+        )
+
+
+def layers(model: nn.Module) -> dict[str, tuple[nn.Module, str | None]]:
+    """{name: (layer, why its weight cannot be pruned, or None)}, in index order."""
+    modules = dict(model.named_modules())
     owners: dict[int, list[str]] = {}
     for name, module in modules.items():
         for attribute, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(f"{name}.{attribute}".lstrip("."))
     read = {id(m.out_proj) for m in modules.values() if isinstance(m, nn.MultiheadAttention)}
-    weights: dict[str, nn.Parameter] = {}
-    for name, module in modules.items():
-        if not isinstance(module, LAYERS) or id(module) in read:
-            continue
-        if any(f"{name}.".startswith(f"{outer}.") for outer in leave_out):
-            continue
-        if why := _unfit(module, owners):
-            raise ValueError(f"model: layer {name!r} {why}")
-        weights[f"{name}.weight".lstrip(".")] = module.weight
-    if not weights:
-        raise ValueError("model has nothing to prune: it needs a Conv2d or a Linear layer")
-    return weights
+    return {
+        name: (module, _unfit(module, owners))
+        for name, module in modules.items()
+        if isinstance(module, LAYERS) and id(module) not in read
+    }
 
 
 def _unfit(layer: nn.Module, owners: Mapping[int, list[str]]) -> str | None:
@@ -155,6 +274,103 @@ def _unfit(layer: nn.Module, owners: Mapping[int, list[str]]) -> str | None:
     if len(names) > 1:
         return f"shares its weight: {' is '.join(names)}; give each its own, or leave them out"
     return None
+
+
+class _Watch(TorchFunctionMode):
+    """Who reads the weights of the layers, and what for, while the network runs.
+
+    Attributes:
+        stray: Layers whose weight is read while they are not called.
+        computed: Layers that are called, and make another weight of theirs before they use it.
+    """
+
+    # What moves the values of a weight, or changes their precision, and leaves each what it is.
+    ARRANGE = frozenset(
+        "t transpose permute view reshape flatten unflatten squeeze unsqueeze contiguous to type "
+        "float double half bfloat16 get".split()  # `get` is an attribute, such as `T`
+    )
+    USE = frozenset(
+        "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
+        "matmul rmatmul mm bmm addmm baddbmm einsum tensordot".split()
+    )
+    SCALE = frozenset("mul rmul div truediv neg".split())
+    LIKE = frozenset("type_as view_as reshape_as expand_as to".split())  # the second argument
+
+    def __init__(self, weights: Mapping[str, Tensor]):
+        super().__init__()
+        # The weights and what is made of them, each with its layer: kept, so that an id is one's.
+        self.seen = {id(w): (w, name.rpartition(".")[0]) for name, w in weights.items()}
+        self.running: list[str] = []
+        self.stray: set[str] = set()
+        self.computed: set[str] = set()
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[None]:
+        """While this lasts, calls of the layers are noted."""
+        hooks = []
+        for _, name in list(self.seen.values()):
+            layer = model.get_submodule(name)
+            enter = lambda *_, name=name: self.running.append(name)  # noqa: E731
+            leave = lambda *_, name=name: self.running.remove(name)  # noqa: E731
+            hooks.append(layer.register_forward_pre_hook(enter, prepend=True))
+            hooks.append(layer.register_forward_hook(leave, always_call=True))
+        try:
+            with self:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        name = getattr(func, "__name__", "").strip("_")
+        leaves = tree_leaves((args, kwargs))
+        read = {self.seen[id(leaf)][1] for leaf in leaves if id(leaf) in self.seen}
+        if not read or not made or name.startswith("new_") or name.endswith("_like"):
+            return out
+        if name in self.LIKE and id(leaves[0]) not in self.seen:
+            return out
+        self.stray |= read.difference(self.running)
+        inside = read.intersection(self.running)
+        others = [x for x in leaves if isinstance(x, Tensor) and id(x) not in self.seen]
+        scaled = name in self.SCALE and all(x.numel() == 1 for x in others)
+        if name in self.ARRANGE or scaled:
+            self.seen |= {id(x): (x, layer) for x in made for layer in read}
+        elif name not in self.USE:
+            self.computed |= inside
+        return out
+
+
+def usage(
+    model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor
+) -> tuple[Tensor, list[str], list[str]]:
+    """How the network uses the weights of its layers, seen by running it in both modes.
+
+    Args:
+        model: The network; it is not changed.
+        weights: Its prunable weights.
+        inputs: A batch.
+
+    Returns:
+        The logits in train mode; the layers whose weights are read without a call of the layer, so
+        that no mask of `torch.nn.utils.prune` is applied; and the layers that compute another
+        weight from their own, so that a mask of that means something else.
+    """
+    watch = _Watch(weights)
+    for training in (False, True):
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        with torch.no_grad(), mode_of(model, training), watch.on(model):
+            logits = logits_of(model, buffers, inputs)
+    layers = [name.rpartition(".")[0] for name in weights]
+    return (
+        logits,
+        [name for name in layers if name in watch.stray],
+        [name for name in layers if name in watch.computed - watch.stray],
+    )
 
 
 def flatten(tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:

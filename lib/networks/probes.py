@@ -1,15 +1,14 @@
 """What can be measured on a sparse network before training and may predict how well it trains."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 from torch.nn import functional
 
-from .inspection import Batch, mode_of
+from .inspection import Batch, call, copy_of, mode_of
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -17,7 +16,7 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 @torch.no_grad()
 def _sparse(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """A copy whose removed weights are 0."""
-    sparse = copy.deepcopy(model)
+    sparse = copy_of(model)
     for name, mask in masks.items():
         sparse.get_parameter(name).mul_(mask)
     return sparse
@@ -52,7 +51,7 @@ def jacobian_singular_values(
     state = {name: tensor.detach() for name, tensor in sparse.state_dict().items()}
 
     def logits(image: Tensor) -> Tensor:
-        return functional_call(sparse, state, (image[None],))[0]
+        return call(sparse, state, image[None])[0]
 
     with mode_of(sparse, training=False):
         jacobians = vmap(jacrev(logits), chunk_size=20)(inputs)

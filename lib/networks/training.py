@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..data.files import whole
 from ..data.images import ImageSet
 from .compaction import compacted
-from .inspection import memory_format, mode_of
+from .inspection import mode_of, working_format
 
 # An optimiser, from the parameters, the learning rate, the momentum and the weight decay; and its
 # usual learning rate.
@@ -148,7 +148,10 @@ def train(
             model.get_parameter(name).mul_(mask)
     if not compact:
         return _fit(model, masks, run)
-    small = compacted(model, masks, next(train_set.batches(1))[0])
+    try:
+        small = compacted(model, masks, next(train_set.batches(1))[0])
+    except ValueError:  # a normalisation over dead channels, say: slower, and the same
+        return _fit(model, masks, run)
     history = _fit(small.model, small.masks, run)
     small.restore(model)
     model.eval()
@@ -157,7 +160,7 @@ def train(
 
 def _fit(model: nn.Module, masks: Mapping[str, Tensor], run: _Run) -> History:
     """Train `model` as it stands, the weights that `masks` removes staying 0."""
-    layout = memory_format(model)
+    layout = working_format(model, next(train_set.batches(1))[0])
     model.to(memory_format=layout).train()
     # After the change of layout, which gives a weight new storage.
     weights = {name: model.get_parameter(name).detach() for name in masks}

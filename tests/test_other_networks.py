@@ -1,0 +1,529 @@
+"""What other people's networks do and ours do not: scored as a plain twin is, or refused."""
+
+import ast
+import random
+import re
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from timm.layers import ScaledStdConv2d, StdConv2d, StdConv2dSame
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+from lib import apply_masks, compact, metrics, pan, train
+from lib.data.images import ImageSet
+from lib.networks.inspection import flatten, mode_of, prunable, usage
+from lib.panning import Panning
+
+TARGETS = torch.arange(6) % 3
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+VECTORS, IMAGES, PICTURES = noise(6, 8), noise(6, 3, 16, 16), noise(6, 3, 32, 32)
+
+
+def scores(model: nn.Module, inputs: Tensor, masked: bool) -> dict[str, Tensor]:
+    """All three metrics, of the dense network or of half of it."""
+    total = flatten(prunable(model)).numel()
+    mask = torch.rand(total, generator=torch.Generator().manual_seed(2)) < 0.6 if masked else None
+    batch = inputs, TARGETS
+    return {name: getattr(metrics, name)(model, mask, batch) for name in metrics.METRICS}
+
+
+def assert_same_scores(model: nn.Module, plain: nn.Module, inputs: Tensor, exact: bool = True):
+    plain.load_state_dict(model.state_dict())
+    for masked in (False, True):
+        expected = scores(plain, inputs, masked)
+        for name, found in scores(model, inputs, masked).items():
+            slack = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-3, "atol": 1e-9}
+            torch.testing.assert_close(found, expected[name], **slack, check_dtype=False)
+            assert found.any()
+
+
+def train_steps(model: nn.Module, inputs: Tensor, masks) -> None:
+    """Three steps, after which every removed weight must still do nothing."""
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        functional.cross_entropy(model(inputs), TARGETS).backward()
+        optimiser.step()
+    model(inputs)
+    for name, mask in masks.items():
+        assert not model.get_submodule(name.rpartition(".")[0]).weight[~mask].any()
+
+
+# --- weights that are read without a call of their layer -----------------------------------------
+
+
+class Reads(nn.Module):
+    """`read` says how the weight of the second of three layers is used."""
+
+    def __init__(self, read: Callable[["Reads", Tensor], Tensor]):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.read = read
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(functional.relu(self.read(self, functional.relu(self.a(x)))))
+
+
+STRAY = {
+    "functional": lambda m, x: functional.linear(x, m.b.weight, m.b.bias),
+    "matmul": lambda m, x: x @ m.b.weight.T,
+    "forward": lambda m, x: m.b.forward(x),  # no hook of `prune` runs
+    "view": lambda m, x: functional.linear(x, m.b.weight[:4].repeat(2, 1)),
+    "called, too": lambda m, x: m.b(x) + functional.linear(x, m.b.weight),
+    "in training": lambda m, x: functional.linear(x, m.b.weight) if m.training else m.b(x),
+    "in evaluation": lambda m, x: m.b(x) if m.training else functional.linear(x, m.b.weight),
+}
+CALLED = {
+    "called": lambda m, x: m.b(x),
+    "twice": lambda m, x: m.b(m.b(x)),
+    "precision": lambda m, x: m.b(x.to(m.b.weight.dtype)) + x.new_zeros(m.b.weight.shape[0]),
+    "like": lambda m, x: m.b(x.type_as(m.b.weight)) + torch.zeros_like(m.b.weight)[0],
+}
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_a_weight_that_is_read_elsewhere_is_left_out_with_one_warning(name: str, unchanged) -> None:
+    model = Reads(STRAY[name])
+    with unchanged(model), pytest.warns(UserWarning, match="weights of b are read without") as seen:
+        result = pan(model, [(VECTORS, TARGETS)], 0.5, 3)
+    assert len(seen) == 1
+    assert list(result.masks) == ["a.weight", "c.weight"]
+    assert result.masks.count == (64 + 24) // 2
+    train_steps(apply_masks(model, result.masks), VECTORS, result.masks)
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_without_a_warning_if_the_caller_leaves_it_out(name: str, recwarn) -> None:
+    result = pan(Reads(STRAY[name]), [(VECTORS, TARGETS)], 0.5, 3, leave_out=["b"])
+    assert list(result.masks) == ["a.weight", "c.weight"]
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_a_weight_whose_layer_is_called_stays_in(name: str, recwarn) -> None:
+    result = pan(Reads(CALLED[name]), [(VECTORS, TARGETS)], 0.5, 3)
+    assert len(result.masks) == 3 and not recwarn.list
+
+
+class Unhooked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.fc.weight.T
+
+
+def test_a_network_that_calls_none_of_its_layers_is_refused() -> None:
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="calls none of its layers"):
+        pan(Unhooked(), [(VECTORS, TARGETS)], 0.5)
+
+
+READERS = {
+    "torchvision swin": lambda: torchvision.models.swin_transformer.SwinTransformer(
+        [2, 2], 24, [1, 1], [2, 2], [4, 4], num_classes=3
+    ),
+    "timm beit": lambda: timm.create_model(
+        "beit_base_patch16_224", img_size=32, embed_dim=24, depth=2, num_heads=2, num_classes=3
+    ),
+    "timm eva": lambda: timm.create_model(
+        "eva02_tiny_patch14_224", img_size=28, embed_dim=24, depth=2, num_heads=2, num_classes=3
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:model. the weights of")
+@pytest.mark.parametrize("name", READERS)
+def test_networks_of_libraries_train_with_their_masks(name: str) -> None:
+    torch.manual_seed(0)
+    model = READERS[name]()
+    inputs = noise(6, 3, 28, 28) if "eva" in name else PICTURES
+    result = pan(model, [(inputs, TARGETS)], 0.5, 2)
+    train_steps(apply_masks(model, result.masks), inputs, result.masks)
+
+
+# --- weights that are computed -------------------------------------------------------------------
+
+
+class Half(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+def chain(layer: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), layer, nn.ReLU(), nn.Linear(8, 3))
+
+
+def conv_chain(layer: nn.Module) -> nn.Module:
+    head = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), layer, *head)
+
+
+def pruned(layer: nn.Module) -> nn.Module:
+    prune.l1_unstructured(layer, "weight", 0.5)
+    return layer
+
+
+def parametrised(layer: nn.Module) -> nn.Module:
+    parametrize.register_parametrization(layer, "weight", Half())
+    return layer
+
+
+COMPUTED = {
+    "StdConv2d": (lambda: conv_chain(StdConv2d(8, 8, 3)), "computes another weight"),
+    "StdConv2dSame": (lambda: conv_chain(StdConv2dSame(8, 8, 3)), "computes another weight"),
+    "ScaledStdConv2d": (lambda: conv_chain(ScaledStdConv2d(8, 8, 3)), "computes another weight"),
+    "old weight_norm": (lambda: chain(nn.utils.weight_norm(nn.Linear(8, 8))), "computes its"),
+    "weight_norm": (lambda: chain(parametrizations.weight_norm(nn.Linear(8, 8))), "computes its"),
+    "old spectral_norm": (lambda: chain(nn.utils.spectral_norm(nn.Linear(8, 8))), "computes its"),
+    "spectral_norm": (
+        lambda: chain(parametrizations.spectral_norm(nn.Linear(8, 8))),
+        "computes its",
+    ),
+    "parametrization": (lambda: chain(parametrised(nn.Linear(8, 8))), "computes its weight"),
+    "pruned": (lambda: chain(pruned(nn.Linear(8, 8))), "is pruned already"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_computed_weight_is_refused_and_works_to_the_end_when_left_out(
+    name: str, used: bool
+) -> None:
+    torch.manual_seed(0)
+    make, message = COMPUTED[name]
+    model = make()
+    inputs = IMAGES if name in ("StdConv2d", "StdConv2dSame", "ScaledStdConv2d") else VECTORS
+    batch = inputs, TARGETS
+    if used:  # a step leaves computed tensors behind, which cannot be deep-copied
+        functional.cross_entropy(model(inputs), TARGETS).backward()
+    with pytest.raises(ValueError, match=f"layer '2' {message}.* leave_out=\\['2'\\]"):
+        pan(model, [batch], 0.7, 3)
+    result = pan(model, [batch], 0.7, 3, leave_out=["2"])
+    assert "2.weight" not in result.masks
+    assert len(result.masks) == 2
+    apply_masks(model, result.effective)
+    train_steps(model, inputs, result.effective)
+    small = compact(model.eval(), inputs)
+    torch.testing.assert_close(small(inputs), model(inputs))
+
+
+def test_all_layers_that_cannot_be_pruned_are_named_at_once() -> None:
+    settings = {"stem_chs": 32, "act_layer": nn.ReLU, "conv_layer": StdConv2d, "num_classes": 3}
+    model = timm.models.resnetv2.ResNetV2([1, 1], [128, 128], **settings)
+    batch = PICTURES, TARGETS
+    with pytest.raises(ValueError, match="computes another weight") as raised:
+        pan(model, [batch], 0.5, 1)
+    named = ast.literal_eval(re.search(r"leave_out=(\[.*\])", str(raised.value))[1])
+    assert len(named) > 5
+    result = pan(model, [batch], 0.5, 1, leave_out=named)
+    assert {*result.masks, *(f"{name}.weight" for name in named)} == {*prunable(model)}
+
+
+def test_a_weight_that_is_only_cast_or_scaled_is_pruned() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.linear(x, self.weight.to(x.dtype) * 0.5, self.bias)
+
+    class Turned(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addmm(self.bias, x, self.weight.t())
+
+    for layer in (Scaled(8, 8), Turned(8, 8)):
+        assert len(pan(chain(layer), [(VECTORS, TARGETS)], 0.5, 3).masks) == 3
+
+
+def test_usage_disturbs_nothing(busy, batches, unchanged) -> None:
+    with unchanged(busy):
+        logits, stray, computed = usage(busy, prunable(busy), batches[0][0])
+    assert logits.shape == (6, 3)
+    assert not stray and not computed
+
+
+# --- chance inside a module ----------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase], dropout: float):
+        super().__init__()
+        self.rnn = kind(4, 6, 2, dropout=dropout, batch_first=True)
+        self.fc, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(functional.relu(self.fc(self.rnn(x.view(len(x), 2, 4))[0][:, -1])))
+
+
+class Noise(nn.Module):
+    """In train mode, from three generators."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x + torch.randn_like(x) * (1 + float(np.random.rand())) + random.random()
+
+
+CHANCE = {
+    "lstm": (lambda: Recurrent(nn.LSTM, 0.5), VECTORS),
+    "rrelu": (lambda: nn.Sequential(nn.Linear(8, 8), nn.RReLU(), nn.Linear(8, 3)), VECTORS),
+    "noise": (lambda: nn.Sequential(nn.Linear(8, 8), Noise(), nn.Linear(8, 3)), VECTORS),
+    "fractional": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(3, 4, 3), nn.FractionalMaxPool2d(2, output_size=5)),
+            *(nn.Flatten(), nn.Linear(100, 3)),
+        ),
+        IMAGES,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANCE)
+def test_chance_in_a_module_is_the_same_each_time_and_moves_no_generator(name: str) -> None:
+    torch.manual_seed(0)
+    make, inputs = CHANCE[name]
+    model, found = make(), []
+    for seed in (1, 2):
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+        before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+        process = Panning(model, [(inputs, TARGETS)], 0.8, 3)
+        process.step((0.2, 0.5, 0.3))
+        found.append((process.mask, process.observe(), process.scores((0, 1, 0))))
+        assert torch.equal(before[0], torch.get_rng_state())
+        assert before[1:] == (str(np.random.get_state()), random.getstate())
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    assert torch.equal(found[0][2], found[1][2])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_network_is_scored_without_its_dropout(kind) -> None:
+    model = Recurrent(kind, 0.5)
+    assert_same_scores(model, Recurrent(kind, 0.0), VECTORS)
+    assert model.rnn.dropout == 0.5
+
+
+def test_generators_are_given_back_after_a_failure() -> None:
+    model = nn.Linear(1, 1)
+    before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    with pytest.raises(KeyError), mode_of(model, True):
+        torch.rand(1), np.random.rand(), random.random()
+        raise KeyError
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (str(np.random.get_state()), random.getstate())
+
+
+# --- activation checkpointing --------------------------------------------------------------------
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+        self.a, self.c = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.b = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Dropout(), nn.Linear(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.a(x))
+        if self.how == "sequential":
+            x = checkpoint_sequential(self.b, 2, x, use_reentrant=False)
+        elif self.how:
+            x = checkpoint(self.b, x, use_reentrant=self.how == "reentrant")
+        else:
+            x = self.b(x)
+        return self.c(functional.relu(x))
+
+
+@pytest.mark.parametrize("how", ["reentrant", "not reentrant", "sequential"])
+def test_a_checkpointed_network_is_scored_as_the_plain_one(how: str) -> None:
+    torch.manual_seed(0)
+    assert_same_scores(Checkpointed(how), Checkpointed(""), VECTORS)
+
+
+def test_checkpointed_networks_of_libraries_are_scored_as_the_plain_ones() -> None:
+    torch.manual_seed(0)
+    densenets = (
+        torchvision.models.DenseNet(4, (2, 2), 8, num_classes=3, memory_efficient=efficient)
+        for efficient in (True, False)
+    )
+    assert_same_scores(*densenets, PICTURES)
+    settings = {"img_size": 32, "depth": 2, "num_classes": 3}
+    vits = [timm.create_model("vit_tiny_patch16_224", **settings) for _ in range(2)]
+    vits[0].set_grad_checkpointing(True)
+    assert_same_scores(*vits, PICTURES)
+
+
+def test_checkpointing_comes_back() -> None:
+    """Even after a failure: the caller's own training goes on in little memory."""
+    import torch.utils.checkpoint as module
+
+    before = module.CheckpointFunction, module._checkpoint_without_reentrant_generator_impl
+    with pytest.raises(KeyError), mode_of(nn.Linear(1, 1), True):
+        raise KeyError
+    after = module.CheckpointFunction, module._checkpoint_without_reentrant_generator_impl
+    assert before == after
+
+
+# --- layout, precision, one sample ---------------------------------------------------------------
+
+
+class Flat(nn.Module):
+    def __init__(self, flat: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.conv, self.fc, self.flat = nn.Conv2d(3, 8, 3), nn.Linear(8 * 14 * 14, 3), flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.flat(functional.relu(self.conv(x))))
+
+
+@pytest.mark.parametrize(
+    "flat", [lambda x: x.view(len(x), -1), lambda x: x.view(len(x), 8 * 14 * 14)]
+)
+def test_a_view_after_a_convolution(flat) -> None:
+    torch.manual_seed(0)
+    model, plain = Flat(flat), Flat(lambda x: x.flatten(1))
+    assert_same_scores(model, plain, IMAGES, exact=False)
+    batch = IMAGES, TARGETS
+    assert pan(model, [batch], 0.9, 3).masks == pan(plain, [batch], 0.9, 3).masks
+    images = ImageSet((IMAGES * 50 + 128).clamp(0, 255).byte(), TARGETS, 3, (0.5,) * 3, (0.5,) * 3)
+    masks = pan(model, [batch], 0.9, 3).effective
+    for fast in (True, False):
+        assert train(model, images, masks, epochs=2, batch_size=3, compact=fast)[-1] < 2
+
+
+class Constants(nn.Module):
+    """Makes tensors, and asks for float32 by name; `plain` does neither."""
+
+    def __init__(self, plain: bool):
+        super().__init__()
+        self.plain = plain
+        self.a, self.h, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.table = torch.ones(8)  # no buffer, so that it is nobody's to convert
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.plain:
+            return self.c(functional.relu(self.h(x[:, :8] * 0) + self.a(x) + 1))
+        state = torch.zeros(len(x), 8)
+        state[:, 2:] = 0.0 * x[:, 2:]
+        x = self.h(state) + self.a(x).float() + torch.ones(8, dtype=torch.float32)
+        x = x + functional.linear(self.table, torch.zeros(8, 8, device=x.device))
+        return self.c(functional.relu(x.to(torch.float32)))
+
+
+def test_a_forward_that_makes_float32_is_scored_in_float64() -> None:
+    torch.manual_seed(0)
+    model, plain = Constants(False), Constants(True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e-25)
+    plain.load_state_dict(model.state_dict())
+    found, expected = (metrics.synflow(m, None, (VECTORS, TARGETS)) for m in (model, plain))
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def normed(tracked: bool) -> nn.Module:
+    norm = nn.BatchNorm1d(8, track_running_stats=tracked)
+    return nn.Sequential(nn.Linear(8, 8), norm, nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_batch_normalisation_without_running_statistics_is_at_rest_in_synflow(unchanged) -> None:
+    torch.manual_seed(0)
+    model, fresh = normed(False), normed(True)
+    fresh.load_state_dict(model.state_dict(), strict=False)
+    batch = VECTORS, TARGETS
+    with unchanged(model):
+        found = metrics.synflow(model, None, batch)
+    assert torch.equal(found, metrics.synflow(fresh, None, batch)) and found.any()
+    assert pan(model, [batch], 0.8, 5).masks == pan(fresh, [batch], 0.8, 5).masks
+    assert model[1].running_mean is None
+    result = pan(model, [batch], 0.8, 5)
+    apply_masks(model, result.masks)
+    torch.testing.assert_close(compact(model, VECTORS[:1])(VECTORS), model(VECTORS))
+
+
+# --- wrappers, shapes ----------------------------------------------------------------------------
+
+
+def test_a_network_in_data_parallel_is_pruned_as_it_is_without() -> None:
+    torch.manual_seed(0)
+    model = chain(nn.Linear(8, 8))
+    wrapped = nn.DataParallel(model)
+    batch = VECTORS, TARGETS
+    found, expected = (pan(m, [batch], 0.8, 5) for m in (wrapped, model))
+    assert list(found.masks) == [f"module.{name}" for name in expected.masks]
+    assert torch.equal(found.masks.flat, expected.masks.flat)
+    assert torch.equal(found.effective.flat, expected.effective.flat)
+    apply_masks(wrapped, found.effective)
+    small = compact(wrapped, VECTORS)
+    torch.testing.assert_close(small(VECTORS), wrapped(VECTORS))
+    assert small.module[0].out_features < 8
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_convolutions_in_one_and_three_dimensions_are_pruned_like_their_kin(dims: int) -> None:
+    """Extended by axes of extent 1, in which nothing happens, they are those of two dimensions."""
+
+    def network(n: int) -> nn.Module:
+        conv, norm, pool = (getattr(nn, f"{kind}{n}d") for kind in ("Conv", "BatchNorm", "MaxPool"))
+        size, one = (3,) + (1,) * (n - 1), (2,) + (1,) * (n - 1)
+        layers = conv(2, 6, size), norm(6), nn.ReLU(), pool(one), conv(6, 5, size), nn.ReLU()
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(5 * 3, 3))
+
+    torch.manual_seed(0)
+    one, other = network(dims), network(2)
+    state = one.state_dict()
+    with torch.no_grad():
+        other.load_state_dict({n: state[n].reshape(t.shape) for n, t in other.state_dict().items()})
+    inputs = noise(6, 2, 12)
+    first, second = (inputs.view(6, 2, 12, *(1,) * (n - 1)) for n in (dims, 2))
+    for method in ("panning", "snip", "grasp", "synflow", "erk", "force"):
+        found = pan(one, [(first, TARGETS)], 0.8, 5 if method != "snip" else 1, method=method)
+        expected = pan(other, [(second, TARGETS)], 0.8, 5 if method != "snip" else 1, method=method)
+        if method != "erk":  # its densities are a matter of the shape
+            assert torch.equal(found.masks.flat, expected.masks.flat)
+    apply_masks(one, found.effective)
+    small = compact(one, first)
+    torch.testing.assert_close(small(first), one(first))
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in one.parameters())
+
+
+def test_the_stray_warning_is_the_only_one(recwarn) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pan(chain(nn.Linear(8, 8)), [(VECTORS, TARGETS)], 0.5, 2)
+
+
+@pytest.mark.parametrize("kind", ["group norm", "counts"])
+def test_a_network_that_cannot_be_compacted_is_trained_whole(kind: str) -> None:
+    class Count(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / x.shape[1] ** 0.5
+
+    def network() -> nn.Module:
+        return conv_chain(nn.GroupNorm(2, 8) if kind == "group norm" else Count())
+
+    images = ImageSet((IMAGES * 50 + 128).clamp(0, 255).byte(), TARGETS, 3, (0.5,) * 3, (0.5,) * 3)
+    torch.manual_seed(0)
+    model, twin = network(), network()
+    twin.load_state_dict(model.state_dict())
+    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable(model).items()}
+    masks["6.weight"][:, 3] = False  # nobody reads that channel
+    with pytest.raises(ValueError, match="cannot be compacted"):
+        compact(apply_masks(network(), masks), IMAGES)
+    found = train(model, images, masks, epochs=2, batch_size=3)
+    assert found == train(twin, images, masks, epochs=2, batch_size=3, compact=False)
+    assert not model[6].weight[~masks["6.weight"]].any()
