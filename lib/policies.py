@@ -69,11 +69,13 @@ class Policy:
         needs_loss: Whether it looks at the four losses, which cost a forward and backward pass.
         sparsity: Target sparsities at which the range of the losses is measured; by default the
             target of the run.
+        needs_effective: Whether it looks at the effective sparsity, which costs some passes, too.
     """
 
     choose: Callable[[np.ndarray], Sequence[float]]
     needs_loss: bool = False
     sparsity: tuple[float, ...] | None = None
+    needs_effective: bool = True
 
     def __call__(self, state: np.ndarray) -> Sequence[float]:
         """The weights p for (SynFlow, SNIP, GraSP), from a state (7,) in float64."""
@@ -81,13 +83,14 @@ class Policy:
 
 
 def as_policy(policy: Callable[[np.ndarray], Sequence[float]]) -> Policy:
-    """Any callable `state -> p` as a `Policy`; one without `needs_loss` may use the losses."""
+    """Any callable `state -> p` as a `Policy`; one that does not say what it needs needs all."""
     if not callable(policy):
         raise ValueError(
             f"policy must be callable, state -> p, see lib.load_policy; got {policy!r}"
         )
     needs_loss = getattr(policy, "needs_loss", True)
-    return Policy(policy, needs_loss, getattr(policy, "sparsity", None))
+    needs_effective = getattr(policy, "needs_effective", True)
+    return Policy(policy, needs_loss, getattr(policy, "sparsity", None), needs_effective)
 
 
 def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
@@ -100,19 +103,22 @@ def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
     edges = [row[0] for row in stages]
     if not stages or edges != sorted(edges) or edges[-1] < 1 or {len(row) for row in stages} != {4}:
         raise ValueError(f"stages must be rows (edge, p1, p2, p3), edges rising to 1; got {stages}")
-    return Policy(lambda state: next(r[1:] for r in stages if state[TARGET] <= r[0] + 1e-6))
+    return Policy(
+        lambda state: next(r[1:] for r in stages if state[TARGET] <= r[0] + 1e-6),
+        needs_effective=False,
+    )
 
 
 def constant_policy(p: Sequence[float]) -> Policy:
     """The same p at every iteration."""
     p = check_p(p)
-    return Policy(lambda state: p)
+    return Policy(lambda state: p, needs_effective=False)
 
 
 def random_policy(seed: int = 0) -> Policy:
     """Fresh p, uniform in [0, 1]³, at every iteration: the control for a learned policy."""
     generator = np.random.default_rng(seed)
-    return Policy(lambda state: tuple(generator.random(3)))
+    return Policy(lambda state: tuple(generator.random(3)), needs_effective=False)
 
 
 def check_p(p: Sequence[float]) -> P:

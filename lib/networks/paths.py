@@ -341,7 +341,7 @@ class Dependence:
         """The effective weights of a mask (N,) bool; see `effective_mask`."""
         kept = {
             name: part.float().requires_grad_()
-            for name, part in unflatten(mask, self.weights).items()
+            for name, part in unflatten(mask.to(self.device), self.weights).items()
         }
         read = {n: (self.state[n] * kept[n].detach()).requires_grad_() for n in self.read}
         search = self._search({**self.state, **read}, kept)
@@ -353,7 +353,7 @@ class Dependence:
         for call, constant in itertools.zip_longest(search.calls, self.constant):
             if call and call.name in kept and call.used is not None:
                 found[call.name] |= call.effective(constant)
-        return mask & flatten(found)
+        return mask & flatten(found).to(mask.device)
 
     def _prepare(self, dtype: torch.dtype) -> None:
         """Draw what is not pruned, and see what is constant in the dense network."""

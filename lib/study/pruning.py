@@ -5,6 +5,7 @@ Plain values in, plain values out, everything random from a seed.
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -129,18 +130,19 @@ def prune_and_train(
             place |= {"data": data, "scoring": scoring, "device": device, "settings": settings}
             place |= {"sparsities": chosen.sparsity, "steps": steps}
             extremes = Extremes(**run_cell(measure_range, place))
-        result = pan(
-            model,
-            batches,
-            sparsity,
-            steps if METHODS[method].steps is None else None,
-            policy=chosen,
-            method=method,
-            extremes=extremes,
-            temperature=scoring.temperature,
-            seed=seed,
-            **{**(settings or {}), **({"invert": True} if check == "inverted" else {})},
-        )
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # dead: a result
+            result = pan(
+                model,
+                batches,
+                sparsity,
+                steps if METHODS[method].steps is None else None,
+                policy=chosen,
+                method=method,
+                extremes=extremes,
+                temperature=scoring.temperature,
+                seed=seed,
+                **{**(settings or {}), **({"invert": True} if check == "inverted" else {})},
+            )
         kept = result.effective
         if check == "shuffled":  # other places in the same layers, and so other paths
             shuffled = checks.shuffle_layers(result.masks, generator)
@@ -149,7 +151,7 @@ def prune_and_train(
             model = make_network(network, width, seed + OTHER, train_set, device)
         found["sparsity_reached"] = result.sparsity
         found["effective_sparsity"] = kept.sparsity
-        found["reactivated"] = int(result.history["reactivated"].sum())
+        found["reactivated"] = result.reactivated
         found["mask"] = name_of(kept.flat)
     return found | train_and_test(model, train_set, test_set, training, kept, seed)
 
