@@ -409,6 +409,37 @@ def test_a_switch_that_a_dead_path_feeds_leaves_both_ways_open() -> None:
     assert layers(found(Switch(), torch.randn(1, 3), "switch")) == {"a", "b", "out"}
 
 
+def test_experts_that_the_values_choose_are_effective_and_their_router_is() -> None:
+    class Experts(nn.Module):
+        """Each position goes to one of three experts, so that no two runs call the same shapes."""
+
+        def __init__(self):
+            super().__init__()
+            self.router, self.out = nn.Linear(4, 3), nn.Linear(4, 2)
+            self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight, chosen = self.router(x).softmax(-1).max(-1)
+            y = torch.zeros_like(x)
+            for number, expert in enumerate(self.experts):
+                y[chosen == number] = expert(x[chosen == number])
+            return self.out((y * weight[..., None]).mean(1))
+
+    everything = {"router", "experts.0", "experts.1", "experts.2", "out"}
+    assert layers(found(Experts(), torch.randn(1, 12, 4))) == everything
+    alive = layers(found(Experts(), torch.randn(1, 12, 4), "router"))
+    assert "out" in alive and alive <= everything - {"router"}
+
+
+def test_an_encoder_of_pytorch_is_whole() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Flatten(), nn.Linear(40, 3))
+    for each in (model.train(), model.eval()):
+        with torch.no_grad():
+            effective = found(each, torch.randn(1, 5, 8))
+        assert all(part.all() for part in effective.values())
+
+
 # --- constants -------------------------------------------------------------------------------
 
 

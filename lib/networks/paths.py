@@ -8,7 +8,6 @@ stands: what changes from run to run depends on the input; what has a gradient, 
 on.
 """
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,7 +58,7 @@ class _Call:
         kept: The weight as 0/1.
         apply: (input, weight) -> output, without a bias.
         nonzero: Where the input is not 0 while the network's input stays.
-        base: The input while the network's input stays.
+        base: The input while the network's input stays; None if there was no such call then.
         still: The output then.
         varies: Where the input depends on the network's input.
         made: Where the output does.
@@ -69,7 +68,7 @@ class _Call:
 
     def __init__(self, name: str, kept: Tensor, apply: Callable, x: Tensor):
         self.name, self.kept, self.apply, self.nonzero = name, kept, apply, x != 0
-        self.base = self.still = x
+        self.still, self.base = x, None
         self.varies = self.made = torch.zeros_like(x, dtype=torch.bool)
         self.graph: tuple[Tensor, Tensor] | None = None  # from `varies` to `made`
         self.used: Tensor | None = None
@@ -83,7 +82,7 @@ class _Call:
                 depended on its input.
         """
         _, out = self.graph
-        if constant is not None and constant.shape == self.varies.shape:
+        if constant is not None:
             alive = self.varies | (constant & self.nonzero)
             if not torch.equal(alive, self.varies):
                 out = self.apply(alive.float(), self.kept)
@@ -101,7 +100,8 @@ class _Search(TorchFunctionMode):
         dtype: Of what is drawn.
 
     Attributes:
-        calls: The calls of layers, in their order.
+        calls: The calls of layers, by their number, the layer and the shape of the input: where the
+            values decide what is called with what, such as experts, no two runs are alike.
         alive: Whether any output depends on the input.
         pulled: {name: bool}, of weights that something else than a layer reads, too: whether the
             outputs depend on them there.
@@ -121,7 +121,7 @@ class _Search(TorchFunctionMode):
         self.names = {id(state[name]): name for name in kept}
         self.generator = torch.Generator(device).manual_seed(0)
         self.anchor = torch.zeros((), dtype=dtype, device=device, requires_grad=True)
-        self.calls: list[_Call] = []
+        self.calls: dict[tuple, _Call] = {}
         self.alive = self.news = self.watch = False
         self.pulled: dict[str, Tensor] = {}
         self.read: set[str] = set()
@@ -189,14 +189,14 @@ class _Search(TorchFunctionMode):
         *rest: Any,
         **options: Any,
     ) -> Tensor:
-        x = input.detach()
-        if self.index == len(self.calls):
-            name = self.names[id(weight)]
-            call = _Call(name, self.kept[name], lambda x, w: func(x, w, None, *rest, **options), x)
-            call.still = self._stay(call, -max(1, weight.ndim - 1), bias is not None)
-            self.calls.append(call)
-        call = self.calls[self.index]
+        x, name = input.detach(), self.names[id(weight)]
+        key = self.index, name, x.shape
         self.index += 1
+        if key not in self.calls:
+            call = _Call(name, self.kept[name], lambda x, w: func(x, w, None, *rest, **options), x)
+            call.still = self._stay(call, x, 1 - weight.ndim, bias is not None)
+            self.calls[key] = call
+        call = self.calls[key]
         out = self.still * call.still
         if self.resting:
             call.base = x.clone()  # it may be changed in place before it is compared
@@ -206,13 +206,13 @@ class _Search(TorchFunctionMode):
         out = out.to(x.dtype)
         return _Layer.apply(input, self.anchor, lambda: out, lambda *g: self._back(call, *g))
 
-    def _stay(self, call: _Call, axis: int, bias: bool) -> Tensor:
+    def _stay(self, call: _Call, x: Tensor, axis: int, bias: bool) -> Tensor:
         """An output for an input that does not change: what the kept weights read, and a bias.
 
         Summed in whole numbers, so that equal sums are equal to the last digit: where all keys of
         an attention are the same, no query matters.
         """
-        x = call.base.abs().nan_to_num(posinf=0.0)
+        x = x.abs().nan_to_num(posinf=0.0)
         one = (1,) * (-axis - 1)
         weights = (8 * self.draw((x.shape[axis], *one))).ceil().abs()
         x = (x * (127 / x.max().clamp(min=1e-30))).ceil() * weights
@@ -224,7 +224,8 @@ class _Search(TorchFunctionMode):
 
     def _vary(self, call: _Call, x: Tensor, needed: bool) -> None:
         """Note what of the input of a call depends on the network's input, and of its output."""
-        varies = call.varies | self.changed(x, call.base)
+        changed = torch.ones_like(call.varies) if call.base is None else self.changed(x, call.base)
+        varies = call.varies | changed
         if call.graph and torch.equal(varies, call.varies):
             return
         call.varies, self.news = varies, True
@@ -278,10 +279,13 @@ def _compared(name: str, out: Any, input: Tensor, *args: Any, **kwargs: Any) -> 
     elif isinstance(other, Tensor):
         mean = x + functional.softsign(other.clamp(-1e9, 1e9))
     else:
-        dim = kwargs.get("dim", 0 if name == "msort" else -1)
+        dim = kwargs.get("dim", kwargs.get("axis", 0 if name == "msort" else -1))
         if place := args[name in ("topk", "kthvalue") :]:
             dim = place[0]
-        mean = x.mean() if values.ndim == 0 else x.mean(dim, keepdim=values.ndim == x.ndim)
+        if name.startswith("cum"):
+            mean = x.cumsum(dim)
+        else:
+            mean = x.mean() if values.ndim == 0 else x.mean(dim, keepdim=values.ndim == x.ndim)
     if isinstance(out, Tensor):
         return out + mean
     return type(out)([part + mean if part.is_floating_point() else part for part in out])
@@ -291,7 +295,7 @@ def _window_mean(
     name: str,
     x: Tensor,
     shape: torch.Size,
-    kernel_size: Any,
+    kernel_size: Any = None,
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
@@ -348,11 +352,11 @@ class Dependence:
         self._explore(search, read)
         if not search.alive:
             return torch.zeros_like(mask)
-        found = {n: search.pulled.get(n, torch.zeros_like(w, dtype=torch.bool))
-                 for n, w in kept.items()}  # fmt: skip
-        for call, constant in itertools.zip_longest(search.calls, self.constant):
-            if call and call.name in kept and call.used is not None:
-                found[call.name] |= call.effective(constant)
+        found = {name: part.new_zeros(part.shape, dtype=torch.bool) for name, part in kept.items()}
+        found |= search.pulled
+        for key, call in search.calls.items():
+            if call.name in kept and call.used is not None:
+                found[call.name] |= call.effective(self.constant.get(key))
         return mask & flatten(found).to(mask.device)
 
     def _prepare(self, dtype: torch.dtype) -> None:
@@ -383,7 +387,9 @@ class Dependence:
             late = self._explore(search)
         if not late:  # nothing is ever cut off in this network: one run shows all
             self.rounds = ((1, (1,)),)
-        self.constant = [None if call.varies.all() else ~call.varies for call in search.calls]
+        self.constant = {
+            key: ~call.varies for key, call in search.calls.items() if not call.varies.all()
+        }
 
     def _search(self, state: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> _Search:
         """A search with these tensors of the network; a layer not in `kept` is whole."""
@@ -416,7 +422,8 @@ class Dependence:
         if inputs.is_floating_point():
             inputs = search.draw(inputs.shape)
         elif not search.resting:
-            inputs = torch.randint_like(inputs, int(inputs.max()) + 1)
+            u = torch.rand(inputs.shape, generator=search.generator, device=self.device)
+            inputs = (u * (inputs.max() + 1)).to(inputs.dtype)
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(cuda), mode_of(self.model, training=False), search:
             torch.default_generator.manual_seed(0)  # a network's own noise is the same in each run
