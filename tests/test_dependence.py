@@ -834,7 +834,7 @@ def test_a_result_is_pickled_complete_and_without_its_network(batches) -> None:
 
 def test_a_mask_without_an_effective_weight_is_said_by_name(mlp, batches) -> None:
     with pytest.warns(
-        UserWarning, match=r"leaves no effective weight .*\(nothing but 0 in 5.weight"
+        UserWarning, match=r"leaves no effective weight .*\(nothing but 0 in 1.weight, 5.weight\)"
     ):
         result = pan(mlp, batches, 0.99, 1, method="snip")
     assert not result.masks["5.weight"].any() and not result.effective.count
