@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from .data.files import whole
-from .networks.inspection import layers, prunable, refuse
+from .networks.inspection import layers, refuse
 
 FORMAT = 1  # of the files that `save_masks` writes
 

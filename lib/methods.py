@@ -4,13 +4,16 @@ SNIP, SynFlow, FORCE and Panning differ only in the policy, T, whether removed w
 where the data-driven metrics are computed, and how a score is prepared.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from .metrics import Batch
+from .networks.inspection import logits_of, mode_of
 from .panning import Callback, Panning, PanResult, calibrate
 from .policies import as_policy, constant_policy, staged_policy
 from .scores import Extremes
@@ -122,6 +125,10 @@ def pan(
             looks at them).
         **settings: Any other setting of `Panning`, to change one thing about the method.
 
+    Warns:
+        UserWarning: The dense network is dead already, as with a head that is 0, or the mask has no
+            effective weight. The message names the layers that are empty.
+
     Raises:
         ValueError: An argument is outside its range; the message names it.
         TypeError: `callback` cannot be called.
@@ -141,4 +148,25 @@ def pan(
         # Measured over an agent's whole range of targets, 𝒩 does not depend on `sparsity`.
         extremes = calibrate(process, policy.sparsity or (sparsity,))
     result = process.run(policy, extremes, progress, callback)
+    if dead := _what_is_dead(process):
+        warnings.warn(dead, UserWarning, stacklevel=2)
     return replace(result, made={"method": method, **result.made})
+
+
+def _what_is_dead(process: Panning) -> str | None:
+    """What is to be said of a network whose outputs do not depend on its input, and why."""
+    model, weights = process.bank.model, process.bank.weights
+    inputs = process.bank.batches[0][0][:2]
+    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0)).to(inputs)
+    with torch.no_grad(), mode_of(model, training=False):
+        dense = torch.equal(*(logits_of(model, {}, x) for x in (inputs, noise)))
+    if dense:
+        what, mend = "the dense network is dead already", "initialise it in another way"
+        empty = [name for name, weight in weights.items() if not weight.any()]
+    elif process.dead:
+        what, mend = "the mask leaves no effective weight", "ask for a lower sparsity"
+        empty = [name for name, mask in process.masks.items() if not mask.any()]
+    else:
+        return None
+    where = f" (nothing but 0 in {', '.join(empty)})" if empty else ""
+    return f"{what}{where}: no output depends on the input; {mend}"

@@ -23,13 +23,54 @@ from .masks import Mask
 from .metrics import METRICS, Batch
 from .networks.cost import flops, kept_flops
 from .networks.inspection import flatten
-from .networks.paths import effective_mask
+from .networks.paths import Dependence
 from .policies import P, check_p, constant_policy, random_policy, staged_policy, targets
 from .scores import FUSIONS, Extremes, Observation, ScoreBank, fuse
 
 GRADIENTS = ("dense", "masked")
 CONTROLS = ("magnitude", "random", "erk")
 Callback = Callable[[int, Mask, np.ndarray], object]  # of t, the mask and the state after step t
+
+
+class Log:
+    """What each iteration did, a row each.
+
+    The effective sparsity costs as much as half an iteration, and most policies never look at it.
+    So the masks are kept, at a bit a weight, and it is measured when somebody asks for the table.
+
+    Attributes:
+        rows: The rows; an effective sparsity that was not measured yet is NaN.
+    """
+
+    def __init__(self, dependence: Dependence):
+        self.rows: list[dict[str, float]] = []
+        self._dependence: Dependence | None = dependence
+        self._masks: dict[int, np.ndarray] = {}  # by the number of their rows
+        self._total = 0
+
+    def add(self, row: dict[str, float], mask: Tensor) -> None:
+        """Add the row of an iteration, and the mask (N,) that it found."""
+        self._total = len(mask)
+        self._masks[len(self.rows)] = np.packbits(mask.cpu().numpy())
+        self.rows.append(row)
+
+    def note(self, effective_sparsity: float) -> None:
+        """Fill in the last row, for somebody who has measured it."""
+        if self._masks.pop(len(self.rows) - 1, None) is not None:
+            self.rows[-1]["effective_sparsity"] = effective_sparsity
+
+    def table(self) -> pd.DataFrame:
+        """The rows, complete."""
+        for index, bits in self._masks.items():
+            mask = torch.from_numpy(np.unpackbits(bits, count=self._total).astype(bool))
+            effective = self._dependence.effective(mask)
+            self.rows[index]["effective_sparsity"] = masking.sparsity(effective)
+        self._masks = {}
+        return pd.DataFrame(self.rows)
+
+    def __getstate__(self) -> dict[str, object]:
+        self.table()  # complete, it needs no network, which could not always be pickled
+        return {**self.__dict__, "_dependence": None}
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +80,7 @@ class PanResult:
     Attributes:
         masks: {parameter name: bool tensor}, with exactly the number of weights asked for.
         effective: The same, of the effective weights only: train these.
-        history: One row per iteration.
+        log: What each iteration did; `history` is its table.
         made: How: method, steps, and the seed if something was random.
         dense_flops: {parameter name: multiply-adds of the dense layer for one input}; layers left
             out are among them.
@@ -47,9 +88,22 @@ class PanResult:
 
     masks: Mask
     effective: Mask
-    history: pd.DataFrame
+    log: Log
     made: Mapping[str, Any] = field(default_factory=dict)
     dense_flops: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per iteration: target, sparsity, effective sparsity, removed, reactivated, p.
+
+        The effective sparsities are measured the first time, if the policy has not looked at them.
+        """
+        return self.log.table()
+
+    @property
+    def reactivated(self) -> int:
+        """How many weights have returned, over all iterations."""
+        return sum(row["reactivated"] for row in self.log.rows)
 
     @property
     def sparsity(self) -> float:
@@ -152,10 +206,10 @@ class Panning:
     Attributes:
         t: Iterations done.
         mask: (N,) bool, the weights kept now.
-        effective_mask: (N,) bool, those of them that lie on a path from input to output.
-        effective_sparsity: ρ_e, of `effective_mask`.
         targets: ρ_1 to ρ_T.
         bank: The network, its weights, the batches and their scores.
+        dependence: What the network's outputs depend on, for any mask.
+        log: What each iteration did.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.
@@ -192,6 +246,8 @@ class Panning:
         self.control, self.invert, self.seed = control, invert, seed
         self.targets = targets(sparsity, steps, schedule)  # before the costly copy: it may raise
         self.bank = ScoreBank(model, batches, score, temperature, leave_out)
+        inputs, _ = self.bank.batches[0]
+        self.dependence = Dependence(self.bank.model, inputs, self.bank.weights)
         self.reset(sparsity)
 
     def reset(self, sparsity: float | None = None) -> None:
@@ -203,15 +259,13 @@ class Panning:
             self.targets = targets(sparsity, self.steps, self.schedule)
             self.sparsity = sparsity
         self.t = 0
-        self._rows: list[dict[str, float]] = []
+        self.log = Log(self.dependence)
         device = self.bank.batches[0][0].device
         self._move_to(torch.ones(self.bank.total, dtype=torch.bool, device=device))
 
     def _move_to(self, mask: Tensor) -> None:
-        self.mask, bank = mask, self.bank
-        inputs, _ = bank.batches[0]
-        self.effective_mask = effective_mask(bank.model, mask, inputs, weights=bank.weights)
-        self.effective_sparsity = masking.sparsity(self.effective_mask)
+        self.mask = mask
+        self._effective: Tensor | None = None
         self._observation: Observation | None = None
 
     # --- the loop ----------------------------------------------------------------------------
@@ -240,10 +294,10 @@ class Panning:
         self.t += 1
         self._move_to(after)
         row = {"iteration": self.t, "target_sparsity": target}
-        row |= {"sparsity": masking.sparsity(after), "effective_sparsity": self.effective_sparsity}
+        row |= {"sparsity": masking.sparsity(after), "effective_sparsity": math.nan}
         row |= {"removed": removed, "reactivated": reactivated}
         row |= {f"p_{name}": weight for name, weight in zip(METRICS, p, strict=True)}
-        self._rows.append(row)
+        self.log.add(row, after)
 
     def scores(self, p: P) -> Tensor:
         """S, (N,): the present fused score of every weight, removed or not, for this p."""
@@ -297,13 +351,14 @@ class Panning:
             raise TypeError(
                 f"callback must be a function of (t, mask, state), got {type(callback).__name__}"
             )
+        looks = getattr(policy, "needs_effective", True)
         for _ in tqdm(range(self.t, self.steps), desc="Panning", disable=not progress):
-            self.step(policy(self.state(extremes)))
+            self.step(policy(self.state(extremes, looks)))
             if callback is not None:
                 callback(self.t, self.masks, self.state(extremes))
         seed = self.seed if self.control in ("random", "erk") else None
         return PanResult(
-            *(self.masks, self.effective, self.history),
+            *(self.masks, self.effective, self.log),
             made={"steps": self.steps, "seed": seed},
             dense_flops=flops(self.bank.model, self.bank.batches[0][0]),
         )
@@ -316,8 +371,24 @@ class Panning:
         return self.t == self.steps
 
     @property
+    def effective_mask(self) -> Tensor:
+        """(N,) bool, the kept weights that carry the input to an output; see `effective_mask`.
+
+        Found when it is first asked for after an iteration.
+        """
+        if self._effective is None:
+            self._effective = self.dependence.effective(self.mask)
+            self.log.note(masking.sparsity(self._effective))
+        return self._effective
+
+    @property
+    def effective_sparsity(self) -> float:
+        """ρ_e, of `effective_mask`."""
+        return masking.sparsity(self.effective_mask)
+
+    @property
     def dead(self) -> bool:
-        """Whether no path is left. The loop goes on, since weights can return."""
+        """Whether no kept weight is effective. The loop goes on, since weights can return."""
         return not self.effective_mask.any()
 
     @property
@@ -333,7 +404,7 @@ class Panning:
     @property
     def history(self) -> pd.DataFrame:
         """One row per iteration: target, sparsity, effective sparsity, removed, reactivated, p."""
-        return pd.DataFrame(self._rows)
+        return self.log.table()
 
     def observe(self) -> Observation:
         """L, ΔL, L_s and ΔL_s at temperature 1, on the batch of the last iteration."""
@@ -344,11 +415,17 @@ class Panning:
             self._observation = Observation(*dense, *sparse)
         return self._observation
 
-    def state(self, extremes: Extremes | None) -> np.ndarray:
-        """The state s_t, (7,) float64 in [0, 1]; its four losses are NaN without `extremes`."""
+    def state(self, extremes: Extremes | None, effective: bool = True) -> np.ndarray:
+        """The state s_t, (7,) float64 in [0, 1].
+
+        Args:
+            extremes: The range of 𝒩. Without it the four losses are NaN, and cost nothing.
+            effective: Without it the effective sparsity is NaN, and costs nothing.
+        """
         scaled = extremes.scale(self.observe()) if extremes else (math.nan,) * 4
         upcoming = self.targets[min(self.t, self.steps - 1)]
-        return np.array([*scaled, upcoming, self.effective_sparsity, self.t / self.steps])
+        reached = self.effective_sparsity if effective else math.nan
+        return np.array([*scaled, upcoming, reached, self.t / self.steps])
 
 
 def calibrate(
@@ -374,7 +451,7 @@ def calibrate(
         for policy in (constant_policy((1, 0, 0)), staged_policy(), random_policy(seed)):
             rehearsal.reset(rho)
             while not rehearsal.done:
-                rehearsal.step(policy(rehearsal.state(None)))
+                rehearsal.step(policy(rehearsal.state(None, effective=False)))
                 seen.append(rehearsal.observe())
     losses = [value for o in seen for value in (o.loss, o.loss_sparse)]
     norms = [value for o in seen for value in (o.grad_norm_sq, o.grad_norm_sq_sparse)]

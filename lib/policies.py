@@ -87,11 +87,13 @@ class Policy:
         needs_loss: Whether it looks at the four losses, which cost a forward and backward pass.
         sparsity: Target sparsities at which the range of the losses is measured; by default the
             target of the run.
+        needs_effective: Whether it looks at the effective sparsity, which costs some passes, too.
     """
 
     choose: Callable[[np.ndarray], Sequence[float]]
     needs_loss: bool = False
     sparsity: tuple[float, ...] | None = None
+    needs_effective: bool = True
 
     def __call__(self, state: np.ndarray) -> Sequence[float]:
         """The weights p for (SynFlow, SNIP, GraSP), from a state (7,) in float64."""
@@ -134,7 +136,7 @@ def _of_model(model: Any) -> Policy:
 
 
 def as_policy(policy: Any) -> Policy:
-    """Any callable `state -> p` as a `Policy`; one without `needs_loss` may use the losses.
+    """Any callable `state -> p` as a `Policy`; one that does not say what it needs needs all.
 
     So is a model of stable-baselines3 that was trained on a `PanningEnv`.
     """
@@ -145,7 +147,8 @@ def as_policy(policy: Any) -> Policy:
             f"policy must be callable, state -> p, see lib.load_policy; got {policy!r}"
         )
     needs_loss = getattr(policy, "needs_loss", True)
-    return Policy(policy, needs_loss, getattr(policy, "sparsity", None))
+    needs_effective = getattr(policy, "needs_effective", True)
+    return Policy(policy, needs_loss, getattr(policy, "sparsity", None), needs_effective)
 
 
 def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
@@ -158,7 +161,7 @@ def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
     edges = [row[0] for row in stages]
     if not stages or edges != sorted(edges) or edges[-1] < 1 or {len(row) for row in stages} != {4}:
         raise ValueError(f"stages must be rows (edge, p1, p2, p3), edges rising to 1; got {stages}")
-    return Policy(partial(_stage, stages))
+    return Policy(partial(_stage, stages), needs_effective=False)
 
 
 def _stage(stages: Sequence[Sequence[float]], state: np.ndarray) -> Sequence[float]:
@@ -167,7 +170,7 @@ def _stage(stages: Sequence[Sequence[float]], state: np.ndarray) -> Sequence[flo
 
 def constant_policy(p: Sequence[float]) -> Policy:
     """The same p at every iteration."""
-    return Policy(partial(_same, check_p(p)))
+    return Policy(partial(_same, check_p(p)), needs_effective=False)
 
 
 def _same(p: P, state: np.ndarray) -> P:
@@ -176,7 +179,7 @@ def _same(p: P, state: np.ndarray) -> P:
 
 def random_policy(seed: int = 0) -> Policy:
     """Fresh p, uniform in [0, 1]³, at every iteration: the control for a learned policy."""
-    return Policy(partial(_draw, np.random.default_rng(seed)))
+    return Policy(partial(_draw, np.random.default_rng(seed)), needs_effective=False)
 
 
 def _draw(generator: np.random.Generator, state: np.ndarray) -> P:

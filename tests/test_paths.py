@@ -1,11 +1,14 @@
-"""Effective weights, against a search through the graph."""
+"""Effective weights, against a search through the graph, and against derivatives."""
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +18,9 @@ from lib.networks.architectures import NETWORKS, build_model
 from lib.networks.inspection import flatten, prunable, unflatten
 from lib.networks.paths import effective_mask
 
+CASES = int(os.environ.get("PANNING_CASES", "1000"))  # a short run may ask for fewer
+many = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+
 
 class Residual(nn.Module):
     def __init__(self, body: nn.Module, shortcut: nn.Module, combine: Callable = torch.add):
@@ -23,6 +29,17 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.combine(self.body(x), self.shortcut(x))
+
+
+class Both(nn.Module):
+    """Two branches, concatenated."""
+
+    def __init__(self, *parts: nn.Module):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part(x) for part in self.parts], 1)
 
 
 PASSING = (nn.BatchNorm2d, nn.Dropout, nn.GELU, nn.Identity, nn.ReLU, nn.Tanh)
@@ -65,6 +82,8 @@ class PathSearch:
                 for start, end in zip(branch.flatten(), out.flatten(), strict=True):
                     self.connect(start, end)
             return out
+        if isinstance(module, Both):
+            return torch.cat([self.expand(part, x) for part in module.parts])
         if isinstance(module, nn.Flatten):
             return x.flatten()
         if isinstance(module, nn.Unflatten):
@@ -197,6 +216,54 @@ def test_effective_weights_are_those_a_search_finds(
         assert torch.equal(effective, PathSearch(model, (2, 7, 6), mask).effective())
         lost, found = lost + int((mask & ~effective).sum()), found + int(effective.sum())
     assert lost and found  # or the comparison was an empty one
+
+
+@st.composite
+def branching(draw) -> nn.Module:
+    """A small network for images (2, 4, 4) with skips, concatenations and grouped convolutions."""
+    width, layers, channels, side = st.integers(1, 4), [], 2, 4
+
+    def convolution(out: int) -> nn.Module:
+        groups = draw(st.sampled_from([1, math.gcd(channels, out)]))
+        kernel, bias = draw(st.sampled_from([1, 3])), draw(st.booleans())
+        return nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups, bias=bias)
+
+    kinds = ("convolution", "depthwise", "skip", "projection", "both", "pool", "act")
+    for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=4)):
+        out = draw(width)
+        if kind == "convolution":
+            layers.append(convolution(out))
+        elif kind == "depthwise":
+            out *= channels
+            layers.append(nn.Conv2d(channels, out, 3, padding=1, groups=channels))
+        elif kind == "skip":
+            out = channels
+            layers.append(Residual(convolution(out), nn.Identity()))
+        elif kind == "projection":
+            layers.append(Residual(convolution(out), convolution(out), torch.sub))
+        elif kind == "both":
+            layers.append(Both(convolution(out), nn.Sequential(convolution(2), nn.ReLU())))
+            out += 2
+        else:
+            out = channels
+            if kind == "pool" and side > 1:
+                layers.append(draw(st.sampled_from([nn.MaxPool2d(2), nn.AvgPool2d(2)])))
+                side //= 2
+            else:
+                layers.append(draw(st.sampled_from([nn.ReLU(inplace=True), nn.BatchNorm2d(out)])))
+        channels = out
+    return convolutional(*layers, shape=(2, 4, 4)).eval()
+
+
+@many
+@given(branching(), st.floats(0.1, 0.8), st.integers(0, 99))
+def test_effective_weights_of_branching_networks_are_those_a_search_finds(
+    model, density, seed
+) -> None:
+    total = flatten(prunable(model)).numel()
+    mask = torch.rand(total, generator=torch.Generator().manual_seed(seed)) < density
+    expected = PathSearch(model, (2, 4, 4), mask).effective()
+    assert torch.equal(effective_mask(model, mask, torch.ones(1, 2, 4, 4)), expected)
 
 
 class Maximum(nn.Module):

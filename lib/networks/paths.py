@@ -1,7 +1,11 @@
-"""Which of the kept weights do anything: those on a path of kept weights from input to output.
+"""Which of the kept weights do anything: those that carry the input to an output.
 
-PyTorch runs the network itself, under a `TorchFunctionMode` that carries "is there a path" instead
-of numbers. Autograd does the search: forwards from the input, backwards from the output.
+PyTorch runs the network itself, some times, on numbers drawn at random. Only the layers are
+replaced, since what they do is known: an output of a layer depends on the network's input if a kept
+weight reads something that does. It is then drawn anew in each run, and else stays what it is, so
+that neither depth nor size hides a dependence. All that happens between layers is computed as it
+stands: what changes from run to run depends on the input; what has a gradient, the outputs depend
+on.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,112 +15,436 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from .inspection import flatten, logits_of, mode_of, prunable, unflatten
+from .inspection import LAYERS, flatten, logits_of, mode_of, prunable, unflatten
+
+# The functions that apply the weight of a layer.
+_APPLY = frozenset(
+    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
+)
+# The functions that compare numbers, and show one of them.
+_PICK = frozenset(
+    "max min amax amin aminmax maximum minimum fmax fmin median nanmedian "
+    "kthvalue mode topk sort msort cummax cummin".split()
+)
+# The sign of what stays, and those of what is drawn anew in runs beside it; 0 is of either sign,
+# and of any size. A unit that is cut off on one side, or decides by its sign, is seen on both.
+_ROUNDS = ((1, (1, -1)), (-1, (0,)))
+_REPEATS = 5  # of all rounds at most, while any run but the very first one finds something
+# Smaller changes and gradients are rounding: the softmax of a single score has such a gradient.
+_CHANGE = {torch.float64: 1e-10, torch.float32: 1e-5}
+_GRADIENT = {torch.float64: 1e-11, torch.float32: 1e-6}
 
 
-class _Or(torch.autograd.Function):
-    """x > 0 as 0/1, forwards and backwards: a sum of paths becomes "there is a path"."""
+class _Layer(torch.autograd.Function):
+    """A layer that outputs what `out` returns; `back` makes its gradient from its output's."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        reached = x > 0
-        ctx.save_for_backward(reached)
-        return reached.to(x.dtype)
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, out: Callable, back: Callable) -> Tensor:
+        ctx.back = back
+        return out()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (reached,) = ctx.saved_tensors
-        return ((gradient > 0) & reached).to(gradient.dtype)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.back(gradient, ctx.needs_input_grad[0]), None, None, None
 
 
-class _Reachability(TorchFunctionMode):
-    """Runs a network on "is there a path" instead of on numbers.
+class _Call:
+    """One call of a layer, and what the runs have shown of its input and its output.
 
-    Products of 0/1 weights are "and", sums are "or". Normalisations, activations and constants,
-    which only rescale or bend, pass their input through. A maximum over a window becomes an
-    average, whose gradient goes to all of the window instead of the argmax alone.
+    Attributes:
+        name: The name of the weight.
+        kept: The weight as 0/1.
+        apply: (input, weight) -> output, without a bias.
+        nonzero: Where the input is not 0 while the network's input stays.
+        base: The input while the network's input stays; None if there was no such call then.
+        still: The output then.
+        varies: Where the input depends on the network's input.
+        made: Where the output does.
+        used: Where the network's output depends on the output.
+        reach: A gradient where it depends on the input.
     """
 
-    PASS = frozenset(
-        "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu prelu rrelu gelu silu "
-        "mish sigmoid sigmoid_ tanh tanh_ hardtanh hardtanh_ hardswish hardsigmoid softplus "
-        "softsign softmax log_softmax logsigmoid threshold threshold_ clamp clamp_ neg "
-        "batch_norm instance_norm group_norm layer_norm rms_norm local_response_norm "
-        "normalize".split()
-    )
-    COLLECT = frozenset(
-        "conv1d conv2d conv3d linear conv_transpose1d conv_transpose2d conv_transpose3d "
-        "matmul bmm mm sum mean avg_pool1d avg_pool2d avg_pool3d "
-        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d".split()
-    )
-    ADD = frozenset("add add_ sub sub_ __rsub__ rsub".split())
-    SCALE = frozenset("mul mul_ div div_".split())
+    def __init__(self, name: str, kept: Tensor, apply: Callable, x: Tensor):
+        self.name, self.kept, self.apply, self.nonzero = name, kept, apply, x != 0
+        self.still, self.base = x, None
+        self.varies = self.made = torch.zeros_like(x, dtype=torch.bool)
+        self.graph: tuple[Tensor, Tensor] | None = None  # from `varies` to `made`
+        self.used: Tensor | None = None
+        self.reach: Tensor | None = None
+
+    def effective(self, constant: Tensor | None) -> Tensor:
+        """The kept weights that the call makes use of.
+
+        Args:
+            constant: Which inputs are constant in the dense network, too, and so count as if they
+                depended on its input.
+        """
+        _, out = self.graph
+        if constant is not None:
+            alive = self.varies | (constant & self.nonzero)
+            if not torch.equal(alive, self.varies):
+                out = self.apply(alive.float(), self.kept)
+        (counts,) = torch.autograd.grad(out, self.kept, self.used.float())
+        return counts > 0.5
+
+
+class _Search(TorchFunctionMode):
+    """Runs a network again and again, and gathers what each call of a layer shows.
+
+    Args:
+        state: The tensors of the network.
+        kept: {name: 0/1 tensor}, which weights of its layers are there.
+        device: Of the network.
+        dtype: Of what is drawn.
+
+    Attributes:
+        calls: The calls of layers, by their number, the layer and the shape of the input: where the
+            values decide what is called with what, such as experts, no two runs are alike.
+        alive: Whether any output depends on the input.
+        pulled: {name: bool}, of weights that something else than a layer reads, too: whether the
+            outputs depend on them there.
+        news: Whether anything was found since this was last set to False.
+        watch: Whether to note in `read` which layers' weights something else reads.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, Tensor],
+        kept: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        super().__init__()
+        self.state, self.kept, self.dtype = state, kept, dtype
+        self.names = {id(state[name]): name for name in kept}
+        self.generator = torch.Generator(device).manual_seed(0)
+        self.anchor = torch.zeros((), dtype=dtype, device=device, requires_grad=True)
+        self.calls: dict[tuple, _Call] = {}
+        self.alive = self.news = self.watch = False
+        self.pulled: dict[str, Tensor] = {}
+        self.read: set[str] = set()
+
+    def begin(self, still: int, sign: int | None = None) -> None:
+        """Prepare for a run: without `sign`, for one that the next ones are compared with."""
+        self.still, self.resting, self.index = still, sign is None, 0
+        self.sign = still if sign is None else sign
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """Numbers of the sign of this run, of 0.1 to 1; or of either sign, and of 0.1 to 10."""
+        place = {"dtype": self.dtype, "device": self.anchor.device}
+        u = torch.rand(shape, generator=self.generator, **place)
+        if self.sign:
+            return u.mul_(0.9 * self.sign).add_(0.1 * self.sign)
+        return (u - 0.5).sign() * 10 ** (4 * (u - 0.5).abs() - 1)
+
+    def changed(self, x: Tensor, base: Tensor) -> Tensor:
+        """Where x has become another number than base."""
+        return (x - base).abs() > _CHANGE[self.dtype] * base.abs()
+
+    def pull(self, out: Tensor, read: Mapping[str, Tensor]) -> None:
+        """Note what the outputs depend on, by the gradient of a sum of them.
+
+        Args:
+            out: The outputs of the present run.
+            read: {name: leaf} of the weights that something else than a layer reads, too.
+        """
+        if not out.requires_grad:
+            return
+        total = (torch.where(out.isfinite(), out, 0) * self.draw(out.shape).abs()).sum()
+        leaves = [self.anchor, *read.values()]
+        _, *gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        for name, gradient in zip(read, gradients, strict=True):
+            if gradient is not None:
+                found = gradient.abs() > _GRADIENT[self.dtype]
+                self.pulled[name] = found | self.pulled.get(name, found)
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name in self.PASS:
-            return args[0] if args else kwargs["input"]
-        if name in ("max_pool2d", "_max_pool2d", "max_pool2d_with_indices"):
-            return _Or.apply(_window_average(*args, **kwargs))
-        if name in ("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"):
-            return _Or.apply(functional.adaptive_avg_pool2d(*args[:2]))
-        if name in ("amax", "amin") or (name in ("max", "min") and len(args) + len(kwargs) > 1):
-            return _maximum(func, *args, **kwargs)
-        if name == "scaled_dot_product_attention":  # a query and a key decide what is read
-            query, key, value = args[:3]
-            decide = query.sum(-1, keepdim=True) + key.sum((-2, -1), keepdim=True)
-            return _Or.apply(value.sum(-2, keepdim=True) + decide)
-        if name in self.ADD | self.SCALE:
-            tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-            paths = [x for x in tensors if x.requires_grad]
-            if len(paths) == 1:  # a constant, even a learned one, neither opens nor closes a path
-                return paths[0].expand(torch.broadcast_shapes(*(x.shape for x in tensors)))
-            if paths and name in self.ADD:  # a difference of two paths is still both of them
-                return _Or.apply(torch.add(*paths))
+        name = getattr(func, "__name__", "").strip("_")
+        if name in _APPLY:
+            weight = args[1] if len(args) > 1 else kwargs.get("weight")
+            if id(weight) in self.names:
+                with torch._C.DisableTorchFunction():  # a quarter of the time goes by modes
+                    return self._layer(func, *args, **kwargs)
+        if func is functional.batch_norm:
+            return _at_rest(*args, **kwargs)
         out = func(*args, **kwargs)
-        return _Or.apply(out) if name in self.COLLECT else out
+        if self.watch and any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
+            leaves = tree_leaves((args, kwargs))
+            self.read |= {self.names[id(leaf)] for leaf in leaves if id(leaf) in self.names}
+        if name in _PICK or "max_pool" in name:
+            return _compared(name, out, *args, **kwargs)
+        return out
+
+    def _layer(
+        self,
+        func: Callable,
+        input: Tensor,  # the names are PyTorch's
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *rest: Any,
+        **options: Any,
+    ) -> Tensor:
+        if not input.numel():  # an expert whom nothing was sent
+            return func(input, weight, bias, *rest, **options)
+        x, name = input.detach(), self.names[id(weight)]
+        key = self.index, name, x.shape
+        self.index += 1
+        if key not in self.calls:
+            call = _Call(name, self.kept[name], lambda x, w: func(x, w, None, *rest, **options), x)
+            call.still = self._stay(call, x, 1 - weight.ndim, bias is not None)
+            self.calls[key] = call
+        call = self.calls[key]
+        out = self.still * call.still
+        if self.resting:
+            call.base = x.clone()  # it may be changed in place before it is compared
+        else:
+            self._vary(call, x, input.requires_grad)
+            out = torch.where(call.made, self.draw(out.shape), out)
+        out = out.to(x.dtype)
+        return _Layer.apply(input, self.anchor, lambda: out, lambda *g: self._back(call, *g))
+
+    def _stay(self, call: _Call, x: Tensor, axis: int, bias: bool) -> Tensor:
+        """An output for an input that does not change: what the kept weights read, and a bias.
+
+        Summed in whole numbers, so that equal sums are equal to the last digit: where all keys of
+        an attention are the same, no query matters.
+        """
+        x = x.abs().nan_to_num(posinf=0.0)
+        one = (1,) * (-axis - 1)
+        weights = (8 * self.draw((x.shape[axis], *one))).ceil().abs()
+        x = (x * (127 / x.max().clamp(min=1e-30))).ceil() * weights
+        total = call.apply(x.float(), call.kept.detach()).round().to(self.dtype)
+        units = total.shape[axis], *one
+        share = total / total.max().clamp(min=1) * self.draw(units).abs()
+        share = torch.where(total > 0, 0.1 + 0.9 * share, 0)
+        return share + self.draw(units).abs() if bias else share
+
+    def _vary(self, call: _Call, x: Tensor, needed: bool) -> None:
+        """Note what of the input of a call depends on the network's input, and of its output."""
+        changed = torch.ones_like(call.varies) if call.base is None else self.changed(x, call.base)
+        varies = call.varies | changed
+        if call.graph and torch.equal(varies, call.varies):
+            return
+        call.varies, self.news = varies, True
+        leaf = varies.float().requires_grad_(needed)
+        out = call.apply(leaf, call.kept)
+        call.graph, call.made = (leaf, out), out.detach() > 0.5
+
+    def _back(self, call: _Call, gradient: Tensor, needed: bool) -> Tensor | None:
+        """The gradient of a call's input, drawn, from that of its output."""
+        used = gradient.abs() > _GRADIENT[self.dtype]
+        if call.used is not None:
+            used |= call.used
+        if call.used is None or not torch.equal(used, call.used):
+            call.used, call.reach, self.news = used, None, True
+        if not needed:
+            return None
+        if call.reach is None:
+            leaf, out = call.graph
+            (counts,) = torch.autograd.grad(out, leaf, used.float(), retain_graph=True)
+            call.reach = self.draw(counts.shape).abs() * (counts > 0.5)
+        return call.reach.to(gradient.dtype)
 
 
-def _maximum(func: Callable, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A maximum over axes, or of two tensors, whose gradient reaches all that it compares."""
-    found = func(x, *args, **kwargs)
-    if args and isinstance(args[0], Tensor):
-        return _Or.apply(x + args[0])
-    axes = args[0] if args else kwargs.get("dim")
-    keep = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
-    values = _Or.apply(x.sum(axes, keepdim=keep))
-    return values if isinstance(found, Tensor) else type(found)((values, found.indices))
+def _at_rest(
+    input: Tensor,  # as PyTorch calls it
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *_: Any,
+    **__: Any,
+) -> Tensor:
+    """Batch normalisation with mean 0 and variance 1: no sample depends on another."""
+    shape = (1, -1) + (1,) * (input.ndim - 2)
+    out = input if weight is None else input * weight.view(shape)
+    return out if bias is None else out + bias.view(shape)
 
 
-def _window_average(
+def _compared(name: str, out: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """What was picked from the input, and a mean of all that it was compared with.
+
+    A mean of bounded numbers, since a mask of attention may hold -inf.
+    """
+    values = out if isinstance(out, Tensor) else out[0]
+    if not values.is_floating_point():
+        return out
+    x = functional.softsign(input.clamp(-1e9, 1e9))
+    other = args[0] if args else kwargs.get("other")
+    if "max_pool" in name:
+        mean = _window_mean(name, x, values.shape, *args, **kwargs)
+    elif isinstance(other, Tensor):
+        mean = x + functional.softsign(other.clamp(-1e9, 1e9))
+    else:
+        dim = kwargs.get("dim", kwargs.get("axis", 0 if name == "msort" else -1))
+        if place := args[name in ("topk", "kthvalue") :]:
+            dim = place[0]
+        if name.startswith("cum"):
+            mean = x.cumsum(dim)
+        else:
+            mean = x.mean() if values.ndim == 0 else x.mean(dim, keepdim=values.ndim == x.ndim)
+    if isinstance(out, Tensor):
+        return out + mean
+    return type(out)([part + mean if part.is_floating_point() else part for part in out])
+
+
+def _window_mean(
+    name: str,
     x: Tensor,
-    kernel_size: int | tuple[int, int],
+    shape: torch.Size,
+    kernel_size: Any = None,
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
+    *_: Any,
+    **__: Any,
 ) -> Tensor:
-    """An average over the windows of `max_pool2d`; as a convolution where they are dilated."""
-    pair = torch.nn.modules.utils._pair
-    kernel = pair(kernel_size)
-    stride, padding, dilation = pair(stride or kernel_size), pair(padding), pair(dilation)
-    if dilation == (1, 1):
-        return functional.avg_pool2d(x, kernel, stride, padding, ceil_mode)
-    pooled = functional.max_pool2d(x.detach(), kernel, stride, padding, dilation, ceil_mode)
-    height, width = pooled.shape[-2:]
-    if ceil_mode:  # room for a last, partial window, which is there unless it starts in the padding
-        x = functional.pad(x, (0, stride[1] - 1, 0, stride[0] - 1))
-    weight = x.new_ones((x.shape[-3], 1, *kernel))
-    out = functional.conv2d(x, weight, None, stride, padding, dilation, groups=x.shape[-3])
-    return out[..., :height, :width]
+    """The means over the windows of a max-pooling whose output has this shape."""
+    dimensions = next(int(letter) for letter in name if letter.isdigit())
+    if "adaptive" in name or "fractional" in name:
+        pool = getattr(functional, f"adaptive_avg_pool{dimensions}d")
+        return pool(x, shape[-dimensions:])
+    each = torch.nn.modules.utils._ntuple(dimensions)
+    sizes = zip(*map(each, (kernel_size, stride or kernel_size, padding, dilation)), strict=True)
+    for axis, (kernel, step, before, space) in enumerate(sizes, -dimensions):
+        window = space * (kernel - 1) + 1
+        length = (shape[axis] - 1) * step + window
+        after = max(0, length - before - x.shape[axis])  # a last window, only begun
+        x = functional.pad(x, (0, 0) * (-axis - 1) + (before, after)).narrow(axis, 0, length)
+        x = x.unfold(axis, window, step)[..., ::space].mean(-1)
+    return x
 
 
-@torch.enable_grad()  # a caller may sit inside torch.no_grad()
+class Dependence:
+    """What the outputs of a network depend on, for any mask.
+
+    Args:
+        model: The network; it is not changed.
+        example_input: A batch of inputs, of which only the shape of one matters.
+        weights: The prunable weights, if the caller has found them.
+
+    Raises:
+        ValueError: The model does not return one tensor.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_input: Tensor, weights: Mapping[str, Tensor] | None = None
+    ):
+        self.model, self.weights = model, weights or prunable(model)
+        self.device = next(iter(self.weights.values())).device
+        self.example = example_input[:1].detach().to(self.device)
+        try:
+            self._prepare(torch.float64)
+        except Exception:  # a forward with float32 numbers of its own; or one that fails in any way
+            self._prepare(torch.float32)
+
+    def effective(self, mask: Tensor) -> Tensor:
+        """The effective weights of a mask (N,) bool; see `effective_mask`."""
+        kept = {
+            name: part.float().requires_grad_()
+            for name, part in unflatten(mask.to(self.device), self.weights).items()
+        }
+        read = {n: (self.state[n] * kept[n].detach()).requires_grad_() for n in self.read}
+        search = self._search({**self.state, **read}, kept)
+        self._explore(search, read)
+        if not search.alive:
+            return torch.zeros_like(mask)
+        found = {name: part.new_zeros(part.shape, dtype=torch.bool) for name, part in kept.items()}
+        found |= search.pulled
+        for key, call in search.calls.items():
+            if call.name in kept and call.used is not None:
+                found[call.name] |= call.effective(self.constant.get(key))
+        return mask & flatten(found).to(mask.device)
+
+    def _prepare(self, dtype: torch.dtype) -> None:
+        """Draw what is not pruned, and see what is constant in the dense network."""
+        self.dtype, self.rounds = dtype, _ROUNDS
+        drawn = torch.Generator(self.device).manual_seed(1)
+        layers = {id(m._parameters.get("weight")) for m in self.model.modules()
+                  if isinstance(m, LAYERS)}  # fmt: skip
+        named = dict(self.model.named_parameters())
+        self.layers = [name for name, parameter in named.items() if id(parameter) in layers]
+        zero = torch.zeros((), dtype=dtype, device=self.device)
+        self.state = {  # the values of a layer's weights do not matter
+            name: zero.expand(parameter.shape) if name in self.weights
+            else _drawn(name, parameter.detach(), dtype, drawn)
+            for name, parameter in named.items()
+        }  # fmt: skip
+        for name, buffer in self.model.named_buffers():
+            self.state[name] = buffer.to(dtype) if buffer.is_floating_point() else buffer.clone()
+
+        search = self._search(self.state, {})
+        search.watch = True
+        late = self._explore(search)
+        self.read = sorted(search.read & set(self.weights))
+        if self.read:
+            for name in self.read:
+                self.state[name] = _drawn(name, self.weights[name].detach(), dtype, drawn)
+            search = self._search(self.state, {})
+            late = self._explore(search)
+        if not late:  # nothing is ever cut off in this network: one run shows all
+            self.rounds = ((1, (1,)),)
+        self.constant = {
+            key: ~call.varies for key, call in search.calls.items() if not call.varies.all()
+        }
+
+    def _search(self, state: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> _Search:
+        """A search with these tensors of the network; a layer not in `kept` is whole."""
+        one = torch.ones((), device=self.device)
+        every = {name: kept.get(name, one.expand(state[name].shape)) for name in self.layers}
+        return _Search(state, every, self.device, self.dtype)
+
+    @torch.enable_grad()  # a caller may sit inside torch.no_grad()
+    def _explore(self, search: _Search, read: Mapping[str, Tensor] | None = None) -> bool:
+        """Run until nothing new is found; whether runs after the first one have found anything."""
+        late = False
+        for repeat in range(_REPEATS):
+            news = False
+            for still, signs in self.rounds:
+                base = self._run(search, still).detach()
+                for sign in signs:
+                    search.news = False
+                    out = self._run(search, still, sign)
+                    search.alive |= bool(search.changed(out.detach(), base).any())
+                    search.pull(out, read or {})
+                    news |= search.news and (repeat, still, sign) != (0, 1, 1)
+            late |= news
+            if not news:
+                break
+        return late
+
+    def _run(self, search: _Search, *signs: int) -> Tensor:
+        search.begin(*signs)
+        inputs = self.example
+        if inputs.is_floating_point():
+            inputs = search.draw(inputs.shape)
+        elif not search.resting:
+            u = torch.rand(inputs.shape, generator=search.generator, device=self.device)
+            inputs = (u * (inputs.max() + 1)).to(inputs.dtype)
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda), mode_of(self.model, training=False), search:
+            torch.default_generator.manual_seed(0)  # a network's own noise is the same in each run
+            if cuda:
+                torch.cuda.manual_seed(0)
+            return logits_of(self.model, search.state, inputs)
+
+
+def _drawn(name: str, parameter: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Positive numbers for a parameter: small ones for a bias, with sums of 1 for a matrix."""
+    if not parameter.is_floating_point():
+        return parameter
+    shape = parameter.shape
+    u = 0.5 + torch.rand(shape, generator=generator, dtype=dtype, device=parameter.device)
+    if "bias" in name.rpartition(".")[2]:
+        return 0.1 * u
+    return u / shape[1:].numel() if len(shape) > 1 and shape[0] > 1 else u
+
+
 def effective_mask(
     model: nn.Module,
     mask: Tensor,
@@ -124,11 +452,11 @@ def effective_mask(
     *,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """The kept weights that lie on a path of kept weights from input to output.
+    """The kept weights that some output depends on, and that read what depends on the input.
 
-    Reachability, not arithmetic: kept weights are 1, biases 0. (The usual shortcut, a SynFlow
-    gradient other than 0, underflows, follows only the argmax of a max-pooling and takes biases for
-    inputs.)
+    For weights, biases and inputs in general, not for those that the network has: a weight of 0 may
+    grow, and a gate may open. What is constant in the dense network too, such as coordinates and
+    class tokens, counts as if it depended on the input, unless no output does.
 
     Args:
         model: The network; it is not changed.
@@ -143,23 +471,5 @@ def effective_mask(
         ValueError: `mask` has another length, or the model does not return one tensor.
     """
     weights = weights or prunable(model)
-    state = {}
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if name in weights:
-            continue
-        if tensor.is_floating_point():  # biases open no path, unpruned weights always do
-            tensor = torch.full_like(tensor, tensor.ndim > 1, dtype=torch.float32)
-        state[name] = tensor.detach()
-    leaves = {
-        name: part.float().requires_grad_() for name, part in unflatten(mask, weights).items()
-    }
-    # It requires a gradient: that is what tells paths from constants.
-    ones = torch.ones_like(
-        example_input[:1], dtype=torch.float32, device=mask.device, requires_grad=True
-    )
-    with mode_of(model, training=False), _Reachability():
-        reached = logits_of(model, {**state, **leaves}, ones)
-    gradients = torch.autograd.grad(
-        _Or.apply(reached).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
-    )
-    return mask & flatten([gradient > 0 for gradient in gradients])
+    unflatten(mask, weights)  # raises for another length
+    return Dependence(model, example_input, weights).effective(mask)

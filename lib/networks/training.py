@@ -160,7 +160,7 @@ def train(
 
 def _fit(model: nn.Module, masks: Mapping[str, Tensor], run: _Run) -> History:
     """Train `model` as it stands, the weights that `masks` removes staying 0."""
-    layout = working_format(model, next(train_set.batches(1))[0])
+    layout = working_format(model, next(run.train_set.batches(1))[0])
     model.to(memory_format=layout).train()
     # After the change of layout, which gives a weight new storage.
     weights = {name: model.get_parameter(name).detach() for name in masks}

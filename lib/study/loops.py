@@ -1,5 +1,6 @@
 """Cells that watch the Panning loop: which weights leave and return, and when a layer is empty."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def trace(
     departures = torch.zeros(sum(sizes), dtype=torch.int32)
     masks, layers = [process.mask.cpu()], []
     while not process.done:
-        p = choose(process.state(None))
+        p = choose(process.state(None, getattr(choose, "needs_effective", True)))
         scores = process.scores(p).cpu()
         process.step(p)
         masks.append(process.mask.cpu())
@@ -66,7 +67,7 @@ def trace(
             "reactivated": row["reactivated"],
             "of_final": int((mask & final).sum()) / int(final.sum()),
         }
-        for mask, row in zip(masks[1:], process.history.to_dict("records"), strict=True)
+        for mask, row in zip(masks[1:], process.log.rows, strict=True)
     ]
     return {
         "flow": flow,
@@ -92,7 +93,10 @@ def _agreement(
         for count in {METHODS[method].steps or steps, 1}:
             chosen = policy if METHODS[method].p is None else None
             changed = {k: v for k, v in settings.items() if k != "reactivate"}
-            result = pan(model, batches, sparsity, count, policy=chosen, method=method, **changed)
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # dead: a result
+                result = pan(
+                    *(model, batches, sparsity, count), policy=chosen, method=method, **changed
+                )
             other = result.masks.flat.cpu()
             kept = int(final.sum())
             pairs = zip(final.split(sizes), other.split(sizes), sizes, strict=True)
@@ -133,13 +137,14 @@ def collapse(
     batches = make_batches(train_set, scoring, seed)
     rows = []
     for compression in compressions:
-        result = pan(
-            *(model, batches, 1 - 1 / compression, METHODS[method].steps or steps),
-            policy=None if policy is None else make_policy(policy),
-            method=method,
-            seed=seed,
-            **{"temperature": scoring.temperature, **(settings or {})},
-        )
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # dead: a result
+            result = pan(
+                *(model, batches, 1 - 1 / compression, METHODS[method].steps or steps),
+                policy=None if policy is None else make_policy(policy),
+                method=method,
+                seed=seed,
+                **{"temperature": scoring.temperature, **(settings or {})},
+            )
         smallest = min(int(mask.sum()) for mask in result.masks.values())
         share = result.effective.count / result.masks.count
         row = {"compression": compression, "smallest_layer": smallest, "effective_share": share}

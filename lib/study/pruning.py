@@ -5,6 +5,7 @@ Plain values in, plain values out, everything random from a seed.
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -135,18 +136,19 @@ def prune_and_train(
             place |= {"data": data, "scoring": scoring, "device": device, "settings": settings}
             place |= {"sparsities": chosen.sparsity, "steps": steps}
             extremes = Extremes(**run_cell(measure_range, place))
-        result = pan(
-            model,
-            batches,
-            sparsity,
-            steps if METHODS[method].steps is None else None,
-            policy=chosen,
-            method=method,
-            extremes=extremes,
-            temperature=scoring.temperature,
-            seed=seed,
-            **{**(settings or {}), **({"invert": True} if check == "inverted" else {})},
-        )
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # dead: a result
+            result = pan(
+                model,
+                batches,
+                sparsity,
+                steps if METHODS[method].steps is None else None,
+                policy=chosen,
+                method=method,
+                extremes=extremes,
+                temperature=scoring.temperature,
+                seed=seed,
+                **{**(settings or {}), **({"invert": True} if check == "inverted" else {})},
+            )
         kept = result.effective
         if check == "shuffled":  # other places in the same layers, and so other paths
             shuffled = checks.shuffle_layers(result.masks, generator)
@@ -155,7 +157,7 @@ def prune_and_train(
             model = make_network(network, width, seed + OTHER, train_set, device)
         found["sparsity_reached"] = result.sparsity
         found["effective_sparsity"] = kept.sparsity
-        found["reactivated"] = int(result.history["reactivated"].sum())
+        found["reactivated"] = result.reactivated
         found["mask"] = name_of(kept.flat)
         dense, example = result.dense_flops, batches[0][0]
         small = compacted(model, kept, example).model
