@@ -215,16 +215,27 @@ def test_rlpanning_takes_an_agent(say, workspace) -> None:
 
 
 def test_networks_of_packages_can_be_named(say) -> None:
-    place = ["--data", "digits", "--width", "1", "--sparsity", "0.9", "--method", "magnitude"]
+    place = ["--data", "digits", "--width", "1", "--sparsity", "0.5", "--method", "magnitude"]
     name = "torchvision:mobilenet_v3_small"
     status, out, err = say("prune", *place, "--network", name, "--save", "masks")
     assert status == 0, err
     train_set, _ = worlds.load("digits", "cpu")
     model = lib.build_model(name, 1, 10, image_size=train_set.size)
-    assert load_masks("masks", model).masks.sparsity == pytest.approx(0.9, abs=1e-4)
+    assert load_masks("masks", model).masks.sparsity == pytest.approx(0.5, abs=1e-4)
 
 
 # --- what is wrong -------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_a_line_of_its_own(say) -> None:
+    line = [*SMALL, "--sparsity", "0.999", "--method", "magnitude", "--json"]
+    status, out, err = say("prune", *line)
+    assert status == 0
+    warned = [line for line in err.splitlines() if "warning" in line]
+    assert len(warned) == 1
+    assert warned[0].startswith("panning: warning: the mask leaves no effective weight")
+    assert json.loads(out)["effective_sparsity"] == 1
 
 
 @pytest.mark.parametrize(

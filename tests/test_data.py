@@ -335,7 +335,7 @@ class Labelled(Dataset):
         return torch.tensor([float(index)]), self.change(self.labels[index])
 
 
-KINDS = {
+LABELLED = {
     "listed": Labelled(list),
     "in a tensor": Labelled(torch.tensor),
     "in numpy": Labelled(np.array),
@@ -349,9 +349,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", LABELLED)
 def test_the_classes_are_those_that_the_data_set_returns(name: str) -> None:
-    data = KINDS[name]
+    data = LABELLED[name]
     truth = {float(image): int(label) for image, label in (data[i] for i in range(len(data)))}
     for inputs, targets in scoring_batches(data, 5, per_class=4, count=3):
         assert targets.tolist() == [truth[float(image)] for image in inputs]

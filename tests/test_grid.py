@@ -439,7 +439,8 @@ def test_the_closure_is_what_python_imports() -> None:
         paths = grid.closure(".".join(path.with_suffix("").parts))
         if LIB.parent / path not in grid.NO_PART:
             assert found - grid.NO_PART <= paths, path
-        assert len(paths - found) <= nested(paths), path
+        if path != Path("lib/study/command.py"):  # imports what it needs when it is called
+            assert len(paths - found) <= nested(paths), path
 
 
 @pytest.fixture

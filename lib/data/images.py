@@ -157,7 +157,7 @@ def load_data(name: str) -> tuple[ImageSet, ImageSet]:
 def _class_of(train_set: Dataset, index: int, label: Any) -> int:
     """A label as a class, a whole number."""
     try:
-        label = np.asarray(label).item()
+        label = (label if isinstance(label, Tensor) else np.asarray(label)).item()
         if label == int(label):
             return int(label)
     except (TypeError, ValueError):
@@ -174,7 +174,8 @@ def _targets(train_set: Sized) -> Tensor:
     if listed is None:
         return _labels(train_set)
     change = getattr(train_set, "target_transform", None) or (lambda label: label)
-    listed = listed.tolist() if isinstance(listed, Tensor | np.ndarray) else listed
+    if isinstance(listed, Tensor | np.ndarray):
+        listed = torch.as_tensor(listed).cpu().tolist()
     return torch.tensor([_class_of(train_set, i, change(x)) for i, x in enumerate(listed)])
 
 

@@ -107,6 +107,8 @@ class _Search(TorchFunctionMode):
             outputs depend on them there.
         news: Whether anything was found since this was last set to False.
         watch: Whether to note in `read` which layers' weights something else reads.
+        falls: Whether an output of the network has fallen where one of a layer grew, as in a
+            difference: a number may then be cut off, whatever its sign was in another run.
     """
 
     def __init__(
@@ -119,10 +121,10 @@ class _Search(TorchFunctionMode):
         super().__init__()
         self.state, self.kept, self.dtype = state, kept, dtype
         self.names = {id(state[name]): name for name in kept}
-        self.generator = torch.Generator(device).manual_seed(0)
+        self.generator = torch.Generator().manual_seed(0)  # the same numbers on every device
         self.anchor = torch.zeros((), dtype=dtype, device=device, requires_grad=True)
         self.calls: dict[tuple, _Call] = {}
-        self.alive = self.news = self.watch = False
+        self.alive = self.news = self.watch = self.falls = False
         self.pulled: dict[str, Tensor] = {}
         self.read: set[str] = set()
 
@@ -133,8 +135,7 @@ class _Search(TorchFunctionMode):
 
     def draw(self, shape: torch.Size) -> Tensor:
         """Numbers of the sign of this run, of 0.1 to 1; or of either sign, and of 0.1 to 10."""
-        place = {"dtype": self.dtype, "device": self.anchor.device}
-        u = torch.rand(shape, generator=self.generator, **place)
+        u = torch.rand(shape, generator=self.generator, dtype=self.dtype).to(self.anchor.device)
         if self.sign:
             return u.mul_(0.9 * self.sign).add_(0.1 * self.sign)
         return (u - 0.5).sign() * 10 ** (4 * (u - 0.5).abs() - 1)
@@ -170,6 +171,8 @@ class _Search(TorchFunctionMode):
             if id(weight) in self.names:
                 with torch._C.DisableTorchFunction():  # a quarter of the time goes by modes
                     return self._layer(func, *args, **kwargs)
+        if kwargs.get("inplace"):  # what else reads the tensor would find it changed
+            kwargs = {**kwargs, "inplace": False}
         if func is functional.batch_norm:
             return _at_rest(*args, **kwargs)
         out = func(*args, **kwargs)
@@ -238,6 +241,7 @@ class _Search(TorchFunctionMode):
     def _back(self, call: _Call, gradient: Tensor, needed: bool) -> Tensor | None:
         """The gradient of a call's input, drawn, from that of its output."""
         used = gradient.abs() > _GRADIENT[self.dtype]
+        self.falls |= bool((gradient < 0).any())
         if call.used is not None:
             used |= call.used
         if call.used is None or not torch.equal(used, call.used):
@@ -364,7 +368,7 @@ class Dependence:
     def _prepare(self, dtype: torch.dtype) -> None:
         """Draw what is not pruned, and see what is constant in the dense network."""
         self.dtype, self.rounds = dtype, _ROUNDS
-        drawn = torch.Generator(self.device).manual_seed(1)
+        drawn = torch.Generator().manual_seed(1)
         layers = {id(m._parameters.get("weight")) for m in self.model.modules()
                   if isinstance(m, LAYERS)}  # fmt: skip
         named = dict(self.model.named_parameters())
@@ -387,7 +391,9 @@ class Dependence:
                 self.state[name] = _drawn(name, self.weights[name].detach(), dtype, drawn)
             search = self._search(self.state, {})
             late = self._explore(search)
-        if not late:  # nothing is ever cut off in this network: one run shows all
+        # Positive numbers that only ever raise what follows, and were not cut off when all were
+        # there, are not cut off when some are gone: one run shows all.
+        if not late and not search.falls:
             self.rounds = ((1, (1,)),)
         self.constant = {
             key: ~call.varies for key, call in search.calls.items() if not call.varies.all()
@@ -424,13 +430,10 @@ class Dependence:
         if inputs.is_floating_point():
             inputs = search.draw(inputs.shape)
         elif not search.resting:
-            u = torch.rand(inputs.shape, generator=search.generator, device=self.device)
+            u = torch.rand(inputs.shape, generator=search.generator).to(self.device)
             inputs = (u * (inputs.max() + 1)).to(inputs.dtype)
-        cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(cuda), mode_of(self.model, training=False), search:
-            torch.default_generator.manual_seed(0)  # a network's own noise is the same in each run
-            if cuda:
-                torch.cuda.manual_seed(0)
+        # It seeds what a network leaves to chance: its own noise is the same in each run.
+        with mode_of(self.model, training=False), search:
             return logits_of(self.model, search.state, inputs)
 
 
@@ -439,7 +442,7 @@ def _drawn(name: str, parameter: Tensor, dtype: torch.dtype, generator: torch.Ge
     if not parameter.is_floating_point():
         return parameter
     shape = parameter.shape
-    u = 0.5 + torch.rand(shape, generator=generator, dtype=dtype, device=parameter.device)
+    u = 0.5 + torch.rand(shape, generator=generator, dtype=dtype).to(parameter.device)
     if "bias" in name.rpartition(".")[2]:
         return 0.1 * u
     return u / shape[1:].numel() if len(shape) > 1 and shape[0] > 1 else u

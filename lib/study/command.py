@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from . import process
 
         process.setup()
-        {"prune": _prune, "train": _train, "compare": _compare}[arguments.command](arguments)
+        command = {"prune": _prune, "train": _train, "compare": _compare}[arguments.command]
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            command(arguments)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         print(f"panning: {error}", file=sys.stderr)
         return 2
@@ -105,6 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"panning: {again}", file=sys.stderr)
         return 130
     return 0
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as a user of the command wants it: without the line of ours that gave it."""
+    print(f"panning: warning: {message}", file=sys.stderr)
 
 
 # --- what is asked for -----------------------------------------------------------------------
