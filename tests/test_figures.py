@@ -72,6 +72,11 @@ class Study:
         half = 1 - (1 - table["sparsity"]) / 2
         return table.assign(effective_sparsity=half.where(~dead, 1.0))
 
+    def moment(self) -> list[dict[str, np.ndarray]]:
+        sizes = {"fc1.weight": (300, 784), "fc2.weight": (100, 300), "fc3.weight": (10, 100)}
+        draw = np.random.default_rng(0).random
+        return [{name: draw(size) < 0.1 for name, size in sizes.items()} for _ in range(2)]
+
     def motion(self) -> pd.DataFrame:
         table = self.table(iteration=(1, 3, 6), row=range(4), column=range(5))
         return table.assign(kept=0 if self.tiny else 7 - table["iteration"])
@@ -199,6 +204,7 @@ FIGURES: dict[Callable[..., Figure], Callable[[Study], list]] = {
     panning.panning_vs_iterative: lambda s: [s.comparison(), CONFIDENCE],
     panning.effective: lambda s: [s.comparison()],
     panning.motion: lambda s: [s.motion(), s.flow_layers()],
+    panning.moment: lambda s: s.moment(),
     panning.flow: lambda s: [s.flow(), s.flow_layers(), s.departures()],
     panning.agreement: lambda s: [s.agreement()],
     panning.collapse: lambda s: [s.collapse()],
@@ -440,6 +446,15 @@ def test_dead_networks_are_marked() -> None:
     labels = [text.get_text() for text in ax.get_yticklabels()]
     written = dict(zip(labels, words(ax), strict=True))
     assert written["SNIP"] == ["50", "0†", "0†", "0†"] and written["Panning"] == ["50"] * 4
+
+
+def test_a_moment_shows_what_each_layer_keeps_and_what_leaves_and_returns() -> None:
+    before = {"a": np.array([1, 1, 1, 0, 0], bool), "b": np.array([[1, 0], [0, 0]], bool)}
+    after = {"a": np.array([1, 0, 0, 1, 0], bool), "b": np.array([[0, 1], [1, 1]], bool)}
+    (ax,) = panning.moment(before, after).axes
+    drawn = {bars.get_label(): [bar.get_width() for bar in bars] for bars in ax.containers}
+    assert drawn == {"kept": [2, 3], "leave": [2, 1], "return": [1, 3]}
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
 
 
 def test_motion_shows_each_frame_and_the_sparsity_that_was_reached() -> None:

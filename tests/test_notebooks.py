@@ -14,7 +14,7 @@ import yaml
 
 import lib
 from lib.policies import STAGES as HAND_MADE
-from lib.study import parameters
+from lib.study import notebook, parameters
 from lib.study.grid import LIB, closure
 from lib.study.parameters import Parameters
 from tools import pipeline
@@ -286,6 +286,20 @@ def test_a_stage_declares_whatever_else_its_notebook_reads_and_makes(path: Path)
 
 
 # --- the pipeline --------------------------------------------------------------------------------
+
+
+def test_a_slider_is_shown_where_widgets_are_alive_alone(monkeypatch) -> None:
+    seen, shown = [], []
+    monkeypatch.setattr("ipywidgets.widgets.interaction.display", lambda *w: shown.extend(w))
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    notebook.slide(seen.append, 7)
+    assert not seen and not shown
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/02_artificial_panning.ipynb")
+    notebook.slide(seen.append, 7)
+    assert seen == [7]  # the last iteration is shown first
+    (slider,) = [part for part in shown[0].children if hasattr(part, "max")]
+    slider.value = 3
+    assert seen == [7, 3] and (slider.min, slider.max) == (1, 7)
 
 
 @pytest.mark.parametrize("path", PIPELINES.values(), ids=str)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -184,6 +185,34 @@ def motion(motion: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     left.set(ylabel="weights kept (%)", title="layers")
     _leave_and_return(right, moved)
     style.label_ends(figure)
+    return figure
+
+
+def moment(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> Figure:
+    """One iteration: what each layer keeps, and how many of its weights leave and return.
+
+    Args:
+        before: {parameter name: bool}, the mask that the iteration found.
+        after: The mask that it leaves.
+    """
+    names = list(after)
+    counts = {
+        "kept": [int(after[name].sum()) for name in names],
+        "leave": [int((before[name] & ~after[name]).sum()) for name in names],
+        "return": [int((after[name] & ~before[name]).sum()) for name in names],
+    }
+    figure, ((ax,),) = style.panels(1, 1, 0.06 * len(names) + 0.3)
+    colors = ("0.75", "0.35", LOOKS["panning"].color)
+    for i, ((label, values), color) in enumerate(zip(counts.items(), colors, strict=True)):
+        places = np.arange(len(names)) + 0.27 * (i - 1)
+        bars = ax.barh(places, values, 0.27, color=color, label=label)
+        ax.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize="small")
+    style.symlog(ax.xaxis, 1)
+    ax.set_xlim(0, 3 * max(mask.size for mask in after.values()))
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set(xlabel="weights")
+    ax.legend(loc="lower right")
     return figure
 
 

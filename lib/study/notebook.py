@@ -1,6 +1,7 @@
-"""How a notebook begins."""
+"""How a notebook begins, and what moves in it."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..data import sources
@@ -26,3 +27,17 @@ def begin(
         fetch(params)
     style.use()
     return params, Results(params.size, tried=bool(changes))
+
+
+def slide(draw: Callable[[int], Any], last: int) -> None:
+    """A slider in JupyterLab that calls `draw(t)`, for t from 1 to `last`.
+
+    Elsewhere, as where papermill runs a notebook, no widget is alive, and nothing is shown.
+    """
+    if "JPY_SESSION_NAME" in os.environ:  # a kernel that JupyterLab has started for a notebook
+        from ipywidgets import IntSlider, interact
+
+        def show(t: int) -> None:
+            draw(t)  # a figure that was also returned would be shown twice
+
+        interact(show, t=IntSlider(last, 1, last, continuous_update=False))
