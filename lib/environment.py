@@ -123,7 +123,7 @@ class PanningEnv(gymnasium.Env):
             raise ValueError(f"trial_steps must be at least 0, got {trial_steps}")
         if extremes is not None and not isinstance(extremes, Extremes):
             raise ValueError(
-                f"extremes must be an Extremes, as lib.methods.range_of measures it; got {extremes!r}"
+                f"extremes must be an Extremes, as lib.methods.range_of finds; got {extremes!r}"
             )
         low, high = ends if len(ends) == 2 and all(isinstance(x, Real) for x in ends) else (1, 1)
         if not 0 <= low <= high <= 1 or low == 1:
