@@ -214,7 +214,10 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
             raise ValueError(f"masks: {name!r} is no prunable weight of the model")
     refuse({name.rpartition(".")[0]: why for name in masks if (why := found[name][1])})
     weights = {name: found[name][0].weight for name in masks}
-    masks = {name: torch.as_tensor(mask) for name, mask in masks.items()}
+    masks = {
+        name: mask if isinstance(mask, Tensor) else torch.as_tensor(mask, device="cpu")
+        for name, mask in masks.items()
+    }
     for name, mask in masks.items():
         if mask.shape != weights[name].shape:
             raise ValueError(

@@ -158,7 +158,8 @@ def _what_is_dead(process: Panning) -> str | None:
     """What is to be said of a network whose outputs do not depend on its input, and why."""
     model, weights = process.bank.model, process.bank.weights
     inputs = process.bank.batches[0][0][:2]
-    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0)).to(inputs)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(inputs.shape, generator=generator, device="cpu").to(inputs)
     with torch.no_grad(), mode_of(model, training=False):
         dense = torch.equal(*(logits_of(model, {}, x) for x in (inputs, noise)))
     if dense:

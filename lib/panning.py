@@ -328,7 +328,9 @@ class Panning:
         if self.control == "magnitude":
             return theta.abs()
         generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.rand(self.bank.total, generator=generator).to(theta.device)
+        noise = torch.rand(
+            self.bank.total, generator=generator, dtype=torch.float32, device="cpu"
+        ).to(theta.device)
         if self.control == "erk":  # lift each layer's quota above everything else
             k = masking.kept_count(self.bank.total, self.targets[self.t])
             counts = masking.erk_counts(self.bank.weights, k)

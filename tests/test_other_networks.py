@@ -1,12 +1,14 @@
 """What other people's networks do and ours do not: scored as a plain twin is, or refused."""
 
 import ast
+import copy
 import math
 import random
 import re
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from lib import apply_masks, compact, metrics, pan, train
-from lib.data.images import ImageSet
+from lib.data.images import ImageSet, scoring_batches
 from lib.networks import probes
 from lib.networks.inspection import flatten, mode_of, prunable, usage
 from lib.panning import Panning
@@ -650,6 +652,40 @@ def test_what_stands_around_a_call_changes_nothing(around) -> None:
         for name, values in scores(model, IMAGES, True).items():
             assert torch.equal(values, scored[name])
     assert found.masks == expected.masks and found.effective == expected.effective
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_callers_default_precision_changes_nothing(dtype) -> None:
+    torch.manual_seed(0)
+    model, batch = conv_chain(nn.Conv2d(8, 8, 3)), (IMAGES, TARGETS)
+    expected = {m: pan(model, [batch], 0.8, 4, method=m) for m in ("panning", "random", "force")}
+    try:
+        torch.set_default_dtype(dtype)
+        for method, result in expected.items():
+            found = pan(model, [batch], 0.8, 4, method=method)
+            assert found.masks == result.masks and found.effective == result.effective
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_callers_default_device_changes_nothing() -> None:
+    """On `meta` whatever is made without a device has no values."""
+    torch.manual_seed(0)
+    model, batch = conv_chain(nn.Conv2d(8, 8, 3)), (IMAGES, TARGETS)
+    images = ImageSet((IMAGES * 50 + 128).clamp(0, 255).byte(), TARGETS, 3, (0.5,) * 3, (0.5,) * 3)
+    images = replace(images, crop=2, flip=True)
+    expected = {m: pan(model, [batch], 0.8, 4, method=m) for m in ("panning", "random", "erk")}
+    drawn = scoring_batches(images, 3, 2, 2)
+    twin = copy.deepcopy(model)
+    history = train(twin, images, expected["panning"].effective, epochs=2, batch_size=3)
+    with torch.device("meta"):
+        for method, result in expected.items():
+            found = pan(model, [batch], 0.8, 4, method=method)
+            assert found.masks == result.masks and found.effective == result.effective
+        for one, other in zip(scoring_batches(images, 3, 2, 2), drawn, strict=True):
+            assert all(map(torch.equal, one, other))
+        found = train(model, images, expected["panning"].effective, epochs=2, batch_size=3)
+    assert found == history
 
 
 @pytest.mark.filterwarnings("ignore")

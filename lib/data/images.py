@@ -61,8 +61,8 @@ class ImageSet(Dataset):
     def inputs(self, images: Tensor) -> Tensor:
         """Normalised float32 inputs from images of this set."""
         shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        std = torch.tensor(self.std, device=images.device).view(shape)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(shape)
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device).view(shape)
         return (images.float() / 255 - mean) / std
 
     def subset(self, fraction: float, seed: int = 0) -> "ImageSet":
@@ -102,7 +102,7 @@ class ImageSet(Dataset):
                     f"fraction: {fraction} takes all {len(members)} images of class {label}; "
                     "ask for less"
                 )
-            chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
+            chosen.append(members[_shuffled(len(members), generator)[:count]])
         return torch.cat(chosen).sort().values
 
     def batches(
@@ -112,7 +112,7 @@ class ImageSet(Dataset):
         device = self.targets.device
         order = torch.arange(len(self), device=device)
         if generator is not None:
-            order = torch.randperm(len(self), generator=generator).to(device)
+            order = _shuffled(len(self), generator).to(device)
         for index in order.split(batch_size):
             if not (self.crop or self.flip):
                 yield self._inputs[index], self.targets[index]
@@ -131,16 +131,25 @@ class ImageSet(Dataset):
         """Each image cropped and mirrored by its own draw."""
         count, side = len(images), self.size
         if self.flip:
-            mirror = (torch.rand(count, generator=generator) < 0.5).to(images.device)
+            mirror = (
+                torch.rand(count, generator=generator, dtype=torch.float32, device="cpu") < 0.5
+            ).to(images.device)
             images = torch.where(mirror.view(-1, 1, 1, 1), images.flip(3), images)
         if self.crop:
             padded = functional.pad(images, (self.crop,) * 4)
-            corner = torch.randint(2 * self.crop + 1, (2, count, 1), generator=generator)
-            rows, columns = (corner + torch.arange(side)).to(images.device)
+            corner = torch.randint(
+                2 * self.crop + 1, (2, count, 1), generator=generator, device="cpu"
+            )
+            rows, columns = (corner + torch.arange(side, device="cpu")).to(images.device)
             picture = torch.arange(count, device=images.device).view(-1, 1, 1)
             # Advanced indices around a slice put the sliced channels last.
             images = padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
         return images
+
+
+def _shuffled(count: int, generator: torch.Generator) -> Tensor:
+    """0 to `count` - 1 in an order of chance, on the CPU whatever the default device is."""
+    return torch.randperm(count, generator=generator, device="cpu")
 
 
 def load_data(name: str) -> tuple[ImageSet, ImageSet]:
@@ -177,14 +186,15 @@ def _targets(train_set: Sized) -> Tensor:
         return _labels(train_set)
     change = getattr(train_set, "target_transform", None) or (lambda label: label)
     if isinstance(listed, Tensor | np.ndarray):
-        listed = torch.as_tensor(listed).cpu().tolist()
-    return torch.tensor([_class_of(train_set, i, change(x)) for i, x in enumerate(listed)])
+        listed = listed.tolist()
+    found = [_class_of(train_set, i, change(x)) for i, x in enumerate(listed)]
+    return torch.tensor(found, dtype=torch.int64, device="cpu")
 
 
 def _labels(train_set: Sized) -> Tensor:
     """The classes of a data set as it returns them, sample by sample."""
     found = [_class_of(train_set, i, _sample(train_set, i)[1]) for i in range(len(train_set))]
-    return torch.tensor(found, dtype=torch.int64)
+    return torch.tensor(found, dtype=torch.int64, device="cpu")
 
 
 def _sample(train_set: Any, index: int) -> tuple[Any, Any]:
@@ -262,13 +272,16 @@ def _drawn(
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for _ in range(count):
-        draws = [m[torch.randperm(len(m), generator=generator)[:per_class]] for m in members]
+        draws = [m[_shuffled(len(m), generator)[:per_class]] for m in members]
         index = torch.cat(draws)
         samples = [(int(i), *_sample(train_set, int(i))) for i in index]
         if [_class_of(train_set, i, label) for i, _, label in samples] != targets[index].tolist():
             return None
+        images = [image for _, image, _ in samples]
         try:
-            inputs = torch.stack([torch.as_tensor(image) for _, image, _ in samples])
+            inputs = torch.stack(
+                [x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu") for x in images]
+            )
         except (TypeError, RuntimeError) as error:
             raise ValueError(
                 "train_set: its inputs must be tensors or arrays of one shape; a transform should "
