@@ -2,9 +2,8 @@
 
 import copy
 import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 from weakref import WeakSet
@@ -97,11 +96,10 @@ def own_chance(model: nn.Module | None = None, seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """As the network is written: in its own precision, and interpreted where it is compiled.
+    """In the network's own precision, and where there are gradients.
 
-    Autocast around a call would round the scores, and keep copies of weights that change. Compiled
-    code looks neither at tensors put in place of the network's own nor at the modes above. Nor can
-    anything be scored in inference mode.
+    Autocast around a call would round the scores, and keep copies of weights that change. Nothing
+    can be scored in inference mode.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -109,9 +107,14 @@ def plainly() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled yet
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def _interpreted(model: nn.Module) -> AbstractContextManager:
+    """A compiled network runs as it is written: compiled code does not look at the modes above."""
+    if any("_orig_mod" in m._modules or m._compiled_call_impl for m in model.modules()):
+        return torch.compiler.set_stance("force_eager")  # it slows down all Python code
+    return nullcontext()
 
 
 @contextmanager
@@ -132,7 +135,7 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
         for module, _ in rates:
             module.dropout = 0.0
         checkpoints = patch.multiple(torch.utils.checkpoint, **_CHECKPOINT)
-        with checkpoints, own_chance(model), plainly(), _Scored():
+        with checkpoints, own_chance(model), plainly(), _interpreted(model), _Scored():
             yield
     finally:
         for module, mode in before:
