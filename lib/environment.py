@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -114,7 +115,17 @@ class PanningEnv(gymnasium.Env):
             raise ValueError(f"action must be one of {', '.join(ACTIONS)}, got {action!r}")
         if objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
-        low, high = sparsity if isinstance(sparsity, Sequence) else (sparsity, sparsity)
+        ends = (sparsity,) * 2 if isinstance(sparsity, Real) else tuple(sparsity)
+        for name, value in (("alpha", alpha), ("grad_weight", grad_weight)):
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value!r}")
+        if trial_steps < 0:
+            raise ValueError(f"trial_steps must be at least 0, got {trial_steps}")
+        if extremes is not None and not isinstance(extremes, Extremes):
+            raise ValueError(
+                f"extremes must be an Extremes, as lib.methods.range_of finds; got {extremes!r}"
+            )
+        low, high = ends if len(ends) == 2 and all(isinstance(x, Real) for x in ends) else (1, 1)
         if not 0 <= low <= high <= 1 or low == 1:
             raise ValueError(
                 f"sparsity must be a number in [0, 1) or a range within [0, 1], got {sparsity}"
@@ -132,6 +143,8 @@ class PanningEnv(gymnasium.Env):
         )
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (7,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(METRICS),), np.float32)
+        # A model of stable-baselines3 is saved with its spaces, and loaded without its environment.
+        self.action_space.panning = {"action": action, "sparsity": self.sparsity_range}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

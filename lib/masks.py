@@ -214,6 +214,10 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
             raise ValueError(f"masks: {name!r} is no prunable weight of the model")
     refuse({name.rpartition(".")[0]: why for name in masks if (why := found[name][1])})
     weights = {name: found[name][0].weight for name in masks}
+    masks = {
+        name: mask if isinstance(mask, Tensor) else torch.as_tensor(mask, device="cpu")
+        for name, mask in masks.items()
+    }
     for name, mask in masks.items():
         if mask.shape != weights[name].shape:
             raise ValueError(
@@ -250,13 +254,18 @@ def _files(path: str | Path) -> tuple[Path, Path]:
     """PATH.npz, the bits, and PATH.json, the card; PATH may already have either suffix."""
     path = Path(path)
     base = path.name.removesuffix(".npz").removesuffix(".json")  # "lenet-0.99" has no suffix
+    if not base:
+        raise ValueError(f"path must name a file, got {str(path)!r}")
     return path.with_name(f"{base}.npz"), path.with_name(f"{base}.json")
 
 
-def _digest(bits: Mapping[str, np.ndarray]) -> str:
-    return hashlib.sha256(
-        b"".join(bits[name].tobytes() for name in SavedMasks._fields[:2])
-    ).hexdigest()
+_SEALED = ("sparsity", "effective_sparsity", "layers")  # without them the bits mean something else
+
+
+def _digest(bits: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> str:
+    facts = json.dumps({name: card[name] for name in _SEALED}, sort_keys=True)
+    parts = (bits[name].tobytes() for name in SavedMasks._fields[:2])
+    return hashlib.sha256(b"".join(parts) + facts.encode()).hexdigest()
 
 
 def save_masks(
@@ -270,10 +279,11 @@ def save_masks(
         path: Where to, with or without suffix.
         masks: All weights kept.
         effective: The effective ones.
-        card: What else to write down: plain values.
+        card: What else to write down: plain values, under names of their own.
 
     Raises:
         ValueError: The two masks are of different layers, or the card cannot be written as JSON.
+        OSError: A file cannot be written.
     """
     if masks.shapes != effective.shapes:
         raise ValueError("effective must have the layers of masks, in the same order and shapes")
@@ -290,10 +300,15 @@ def save_masks(
         for n, m in masks.items()
     ]
     facts = {"sparsity": masks.sparsity, "effective_sparsity": effective.sparsity}
-    facts |= {"format": FORMAT, "version": version, "layers": layers, "sha256": _digest(bits)}
+    facts |= {"format": FORMAT, "version": version, "layers": layers}
+    facts["sha256"] = _digest(bits, facts)
+    if taken := sorted(facts.keys() & (card or {}).keys()):
+        raise ValueError(
+            f"card: {taken[0]!r} is written by save itself; give the note another name"
+        )
     try:
-        text = json.dumps({**(card or {}), **facts}, indent=2) + "\n"
-    except TypeError as error:
+        text = json.dumps({**(card or {}), **facts}, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
         raise ValueError(f"card must hold plain values, which JSON can write: {error}") from None
     packed, written = _files(path)
     with whole(packed) as file:
@@ -331,12 +346,12 @@ def load_masks(path: str | Path, model: nn.Module | None = None) -> SavedMasks:
             raise FileNotFoundError(f"path: no masks at {file}; a result's save(path) writes them")
     try:
         card = json.loads(written.read_text(encoding="utf-8"))
-        with np.load(packed, allow_pickle=False) as arrays:
+        with packed.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             bits = {name: arrays[name] for name in SavedMasks._fields[:2]}
         version = card["format"]
         shapes = {layer["name"]: tuple(layer["shape"]) for layer in card["layers"]}
         total = sum(map(math.prod, shapes.values()))
-        belong = card["sha256"] == _digest(bits)
+        belong = card["sha256"] == _digest(bits, card)
     except Exception as error:  # zipfile, numpy, JSON and a missing key each raise their own
         raise ValueError(
             f"path: {path} holds no usable masks: {error!r}; save them again"
@@ -348,6 +363,8 @@ def load_masks(path: str | Path, model: nn.Module | None = None) -> SavedMasks:
             f"path: {packed.name} and {written.name} do not belong together, or are damaged; save "
             "the masks again, and copy both files"
         )
+    if model is not None and not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     device = _check_layers(model, shapes, path) if model is not None else None
     flat = (
         torch.from_numpy(np.unpackbits(bits[name], count=total).astype(bool)).to(device)

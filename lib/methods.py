@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .metrics import Batch
-from .networks.inspection import logits_of, mode_of
+from .networks.inspection import logits_of, mode_of, plainly
 from .panning import Callback, Panning, PanResult, calibrate
 from .policies import as_policy, constant_policy, staged_policy
 from .scores import Extremes
@@ -94,6 +94,7 @@ def range_of(
     return calibrate(process, sparsities)
 
 
+@plainly()
 def pan(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -149,7 +150,7 @@ def pan(
         extremes = calibrate(process, policy.sparsity or (sparsity,))
     result = process.run(policy, extremes, progress, callback)
     if dead := _what_is_dead(process):
-        warnings.warn(dead, UserWarning, stacklevel=2)
+        warnings.warn(dead, UserWarning, stacklevel=3)  # past `plainly`
     return replace(result, made={"method": method, **result.made})
 
 
@@ -157,7 +158,8 @@ def _what_is_dead(process: Panning) -> str | None:
     """What is to be said of a network whose outputs do not depend on its input, and why."""
     model, weights = process.bank.model, process.bank.weights
     inputs = process.bank.batches[0][0][:2]
-    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0)).to(inputs)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(inputs.shape, generator=generator, device="cpu").to(inputs)
     with torch.no_grad(), mode_of(model, training=False):
         dense = torch.equal(*(logits_of(model, {}, x) for x in (inputs, noise)))
     if dense:

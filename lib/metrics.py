@@ -30,6 +30,7 @@ from .networks.inspection import (
     logits_of,
     memory_format,
     mode_of,
+    plainly,
     prunable,
     rows_last,
     unflatten,
@@ -61,6 +62,8 @@ def fit_targets(targets: Tensor, logits: Tensor) -> Tensor:
             takes any numbers for probabilities.
     """
     shape, found = tuple(logits.shape), tuple(targets.shape)
+    if not logits.is_floating_point():
+        raise ValueError(f"model returns {logits.dtype}; give it logits, in floating point")
     if logits.ndim < 2:
         raise ValueError(f"model returns {shape}; give it one logit a class, (n, C)")
     classes, ignored = shape[1], -100  # PyTorch's mark for targets to ignore
@@ -133,10 +136,20 @@ def _loss_at(
             f"{name}: the scoring loss is {loss.item()}; "
             f"remove NaN, infinite or huge values from the {what}"
         )
+    _check_differentiable(loss)
     gradients = torch.autograd.grad(
         loss, list(leaves.values()), create_graph=create_graph, materialize_grads=True
     )
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def _check_differentiable(value: Tensor) -> None:
+    """Raise a ValueError if no gradient comes from there to any weight."""
+    if not value.requires_grad:
+        raise ValueError(
+            "model: its output has no gradient; a forward under torch.no_grad(), or with detach() "
+            "behind all layers, cannot be scored, and nothing can under torch.inference_mode()"
+        )
 
 
 def _logits_in(
@@ -150,6 +163,7 @@ def _logits_in(
     return logits_of(model, state, images)
 
 
+@plainly()
 def loss_and_gradient(
     model: nn.Module,
     mask: Tensor | None,
@@ -204,6 +218,7 @@ def snip(
     return flatten(weights).detach() * flatten(gradients)
 
 
+@plainly()
 @torch.enable_grad()
 def snip_and_grasp(
     model: nn.Module,
@@ -255,15 +270,27 @@ def grasp(
 _SAFE = (1e-20, 1e30)
 
 
+# A buffer that far below 0 holds no number to reckon with: it marks what an attention leaves out.
+_LEFT_OUT = -1e4
+
+
 def absolute_state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every parameter and buffer of the model as its absolute value, in floating point `dtype`."""
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {
+    """Every parameter and buffer of the model as its absolute value, in floating point `dtype`.
+
+    A mask of attention stays what it is: with +inf in place of -inf nothing would come out.
+    """
+    buffers = dict(model.named_buffers())
+    state = {
         name: tensor.detach().abs().to(dtype) if tensor.is_floating_point() else tensor.clone()
-        for name, tensor in state.items()
+        for name, tensor in {**dict(model.named_parameters()), **buffers}.items()
     }
+    for name, buffer in buffers.items():
+        if buffer.is_floating_point() and buffer.numel() and buffer.min() <= _LEFT_OUT:
+            state[name] = torch.where(buffer > _LEFT_OUT, buffer.abs(), buffer).to(dtype)
+    return state
 
 
+@plainly()
 def synflow(
     model: nn.Module, mask: Tensor | None, batch: Batch, *, weights: Weights | None = None
 ) -> Tensor:
@@ -353,6 +380,7 @@ def _path_norm(
     ones = torch.ones_like(batch[0][:1], dtype=dtype)
     with mode_of(model, training=False), _norms_at_rest(model, ones), _Precision(dtype):
         total = logits_of(model, {**state, **leaves}, ones).sum()
+    _check_differentiable(total)
     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
     theta = (weight.detach() for weight in weights.values())
     return total.detach(), [g.mul_(w) for g, w in zip(gradients, theta, strict=True)]

@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from . import masks as masking
 from .masks import Mask
 from .metrics import METRICS, Batch
 from .networks.cost import flops, kept_flops
-from .networks.inspection import flatten
+from .networks.inspection import flatten, plainly
 from .networks.paths import Dependence
 from .policies import P, check_p, constant_policy, random_policy, staged_policy, targets
 from .scores import FUSIONS, Extremes, Observation, ScoreBank, fuse
@@ -59,6 +60,7 @@ class Log:
         if self._masks.pop(len(self.rows) - 1, None) is not None:
             self.rows[-1]["effective_sparsity"] = effective_sparsity
 
+    @plainly()
     def table(self) -> pd.DataFrame:
         """The rows, complete."""
         for index, bits in self._masks.items():
@@ -215,6 +217,7 @@ class Panning:
         ValueError: An argument is outside its range; the message names it.
     """
 
+    @plainly()
     def __init__(
         self,
         model: nn.Module,
@@ -231,7 +234,7 @@ class Panning:
         invert: bool = False,
         temperature: float = 200.0,
         seed: int = 0,
-        leave_out: Collection[str] = (),
+        leave_out: Collection[str] | None = (),
     ):
         if gradients not in GRADIENTS:
             raise ValueError(f"gradients must be one of {', '.join(GRADIENTS)}, got {gradients!r}")
@@ -239,8 +242,10 @@ class Panning:
             raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
         if control is not None and control not in CONTROLS:
             raise ValueError(f"control must be one of {', '.join(CONTROLS)}, got {control!r}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        if not isinstance(temperature, Real) or not 0 < temperature < math.inf:
+            raise ValueError(
+                f"temperature must be positive, got {temperature!r}; give a finite one"
+            )
         self.schedule, self.steps = schedule, steps
         self.reactivate, self.gradients, self.fusion = reactivate, gradients, fusion
         self.control, self.invert, self.seed = control, invert, seed
@@ -270,6 +275,7 @@ class Panning:
 
     # --- the loop ----------------------------------------------------------------------------
 
+    @plainly()
     def step(self, p: Sequence[float]) -> None:
         """One iteration: score every weight with p, and keep the best.
 
@@ -322,7 +328,9 @@ class Panning:
         if self.control == "magnitude":
             return theta.abs()
         generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.rand(self.bank.total, generator=generator).to(theta.device)
+        noise = torch.rand(
+            self.bank.total, generator=generator, dtype=torch.float32, device="cpu"
+        ).to(theta.device)
         if self.control == "erk":  # lift each layer's quota above everything else
             k = masking.kept_count(self.bank.total, self.targets[self.t])
             counts = masking.erk_counts(self.bank.weights, k)
@@ -371,6 +379,7 @@ class Panning:
         return self.t == self.steps
 
     @property
+    @plainly()
     def effective_mask(self) -> Tensor:
         """(N,) bool, the kept weights that carry the input to an output; see `effective_mask`.
 
@@ -406,6 +415,7 @@ class Panning:
         """One row per iteration: target, sparsity, effective sparsity, removed, reactivated, p."""
         return self.log.table()
 
+    @plainly()
     def observe(self) -> Observation:
         """L, ΔL, L_s and ΔL_s at temperature 1, on the batch of the last iteration."""
         if self._observation is None:

@@ -5,10 +5,10 @@ a trained agent.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,9 @@ class _Predicted:
     action: str
 
     def __call__(self, state: np.ndarray) -> Sequence[float]:
+        env = getattr(self.model, "get_vec_normalize_env", lambda: None)()
+        if env is not None:  # `predict` expects what the model has seen in training
+            state = env.normalize_obs(state)
         action, _ = self.model.predict(state, deterministic=True)
         return ACTIONS[self.action](np.clip(np.asarray(action, np.float64), -1, 1))
 
@@ -127,11 +130,14 @@ def _of_model(model: Any) -> Policy:
             "policy: a model of stable-baselines3 must look at a state (7,) and answer with an "
             f"action (3,), as one trained on a PanningEnv does; this one has {spaces}"
         )
-    env = model.get_env() if hasattr(model, "get_env") else None
-    action, sparsity = "linear", None
-    if env is not None:
-        action = env.get_attr("action")[0]
-        sparsity = tuple(env.get_attr("sparsity_range")[0])
+    low, high = model.action_space.low, model.action_space.high
+    if (low != -1).any() or (high != 1).any():
+        raise ValueError(
+            "policy: a model of stable-baselines3 must answer with actions in [-1, 1], those of a "
+            f"PanningEnv without a wrapper that scales them; these are in [{low[0]}, {high[0]}]"
+        )
+    made = getattr(model.action_space, "panning", {})  # saved with the model, as the space is
+    action, sparsity = made.get("action", "linear"), made.get("sparsity")
     return Policy(_Predicted(model, action), needs_loss=True, sparsity=sparsity)
 
 
@@ -158,9 +164,11 @@ def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
         ValueError: The rows have another form, or leave some target sparsity without p.
     """
     stages = tuple(tuple(row) for row in stages)
-    edges = [row[0] for row in stages]
-    if not stages or edges != sorted(edges) or edges[-1] < 1 or {len(row) for row in stages} != {4}:
+    edges = [row[0] for row in stages if len(row) == 4 and isinstance(row[0], Real)]
+    if len(edges) != len(stages) or edges != sorted(edges) or not (edges and edges[-1] >= 1):
         raise ValueError(f"stages must be rows (edge, p1, p2, p3), edges rising to 1; got {stages}")
+    for row in stages:
+        check_p(row[1:])
     return Policy(partial(_stage, stages), needs_effective=False)
 
 
@@ -188,7 +196,10 @@ def _draw(generator: np.random.Generator, state: np.ndarray) -> P:
 
 def check_p(p: Sequence[float]) -> P:
     """`p` as three floats in [0, 1], or a ValueError."""
-    values = tuple(float(value) for value in p)
+    try:  # a text, a dictionary or a set has no numbers, or no order
+        values = () if isinstance(p, str | Mapping | Set) else tuple(map(float, p))
+    except (TypeError, ValueError):
+        values = ()
     if len(values) != 3 or not all(0 <= value <= 1 for value in values):
         raise ValueError(f"p must be three weights in [0, 1], for {', '.join(METRICS)}; got {p}")
     return values

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from . import metrics
 from .metrics import METRICS, Batch
-from .networks.inspection import copy_of, prunable, refuse, usage
+from .networks.inspection import copy_of, cut_off, prunable, refuse, usage
 
 _CHUNK = 2**19  # passes over all weights go in pieces that fit a processor's cache
 _HALF = {torch.float16, torch.bfloat16}
-_ARRAY = Tensor | np.ndarray
 _NOT_FINITE = "scores hold NaN or infinity: look at the weights and at the batch"
 
 
@@ -162,29 +161,46 @@ class Extremes:
 
 def _checked(pair: object, index: int, like: Tensor) -> Batch:
     """One scoring batch on the device of a weight and in its precision; or a ValueError."""
-    if not isinstance(pair, tuple | list) or [isinstance(x, _ARRAY) for x in pair] != [True, True]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        found = type(pair).__name__
         raise ValueError(
             "batches must be a list of (inputs, targets) pairs of tensors, as lib.scoring_batches "
-            f"makes them; the entry {index} is of type {type(pair).__name__}"
+            f"makes them; the entry {index} is of type {found}"
+            + (f", of {len(pair)}" if isinstance(pair, tuple | list) else "")
         )
-    inputs, targets = (torch.as_tensor(x) for x in pair)
+    inputs, targets = (_tensor(pair[i], i, index) for i in (0, 1))
     if not inputs.is_floating_point():
         raise ValueError(
             f"batches: the inputs of batch {index} are {inputs.dtype}; the metrics need floating "
             "point: scale images as torchvision's ToTensor does"
         )
-    if targets.ndim == 0 or len(inputs) != len(targets):
-        raise ValueError(
-            f"batches: batch {index} has {len(inputs)} inputs and "
-            f"{len(targets) if targets.ndim else 1} targets"
-        )
-    if targets.is_floating_point() and targets.ndim < 2:
+    if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets):
+        n, m = (len(x) if x.ndim else 1 for x in (inputs, targets))
+        raise ValueError(f"batches: batch {index} has {n} inputs and {m} targets")
+    if targets.is_complex() or (targets.is_floating_point() and targets.ndim < 2):
         raise ValueError(
             f"batches: the targets of batch {index} are {targets.dtype}; they must be whole "
             "numbers, the classes, or probabilities of shape (n, C)"
         )
     classes = targets if targets.is_floating_point() else targets.long()
     return inputs.to(like.device, like.dtype), classes.to(like.device)
+
+
+def _tensor(value: Any, part: int, index: int) -> Tensor:
+    """Part of a batch as an ordinary tensor: from arrays of any layout, from lists of numbers."""
+    try:
+        if not isinstance(value, Tensor):
+            value = np.array(value)  # a copy: arrays may be read-only, or run backwards
+            value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+        value = value.detach()
+        if value.is_meta:
+            raise ValueError("a tensor without values, on meta")
+        return value.to_dense() if value.layout != torch.strided else value
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"batches: the {('inputs', 'targets')[part]} of batch {index} must be a tensor, an "
+            f"array or a list of numbers; got {error}"
+        ) from None
 
 
 class ScoreBank:
@@ -210,7 +226,7 @@ class ScoreBank:
         batches: Iterable[Batch],
         score: str,
         temperature: float,
-        leave_out: Collection[str] = (),
+        leave_out: Collection[str] | None = (),
     ):
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
@@ -220,7 +236,7 @@ class ScoreBank:
             raise ValueError(
                 f"batches must be a list of (inputs, targets) pairs, got {type(batches).__name__}"
             )
-        found = prunable(model, leave_out)
+        found = prunable(model, leave_out or ())
         self.model = copy_of(model)
         if any(weight.dtype in _HALF for weight in found.values()):
             self.model.float()  # half precision rounds gradients of logits / 200 to 0
@@ -233,14 +249,14 @@ class ScoreBank:
                 "batches must hold at least one (inputs, targets) pair, and samples in each; "
                 f"got pairs of {sizes} samples"
             )
-        self._look()
+        self._look(model)
         self.total = sum(w.numel() for w in self.weights.values())
         self.temperature = temperature
         self._prepare = SCORES[score]
         self._scores: dict[int, dict[str, Tensor]] = {}
         self._observed: dict[int, tuple[float, float]] = {}
 
-    def _look(self) -> None:
+    def _look(self, original: nn.Module) -> None:
         """Find out which of the weights can be pruned, and what the targets are, by a look at it.
 
         Raises:
@@ -248,7 +264,7 @@ class ScoreBank:
                 fit the logits.
         """
         inputs, _ = self.batches[0]
-        logits, stray, computed = usage(self.model, self.weights, inputs[:2])
+        logits, stray, computed = self._run(0, original)
         why = "computes another weight from its own, of which a mask would mean something else"
         refuse({name: why for name in computed})
         if stray:
@@ -261,12 +277,44 @@ class ScoreBank:
             del self.weights[f"{name}.weight".lstrip(".")]
         if not self.weights:
             raise ValueError("model has nothing to prune: it calls none of its layers")
+        seen = {inputs[:2].shape: logits}
         for index, (x, targets) in enumerate(self.batches):
-            if x.shape[1:] == inputs.shape[1:]:  # otherwise the logits may have another shape
-                several = logits.ndim > 1
-                expected = logits.new_empty(len(x), *logits.shape[1:]) if several else logits
-                self.batches[index] = x, metrics.fit_targets(targets, expected)
+            shape = x[:2].shape
+            if shape not in seen:  # the logits may have another shape, or there may be none
+                seen[shape], *_ = self._run(index)
+            expected = seen[shape]
+            if expected.ndim > 1 and len(expected) == shape[0]:
+                expected = expected.new_empty(len(x), *expected.shape[1:])
+            self.batches[index] = x, metrics.fit_targets(targets, expected)
         self.classes = logits.shape[1]
+        if lost := cut_off(self.model, self.weights, inputs[:2]):
+            for name in lost:
+                del self.weights[f"{name}.weight".lstrip(".")]
+            if not self.weights:
+                raise ValueError(
+                    "model has nothing to prune: no gradient comes from its output to a layer; "
+                    "look for torch.no_grad() or detach() in its forward"
+                )
+            warnings.warn(
+                f"model: no gradient comes from the output to the weights of {', '.join(lost)}, "
+                "which cannot be scored; they stay whole and are not counted",
+                stacklevel=2,
+            )
+
+    def _run(
+        self, index: int, original: nn.Module | None = None
+    ) -> tuple[Tensor, list[str], list[str]]:
+        """`usage` on a batch; a ValueError that names the batch if the network fails on it."""
+        inputs = self.batches[index][0][:2]
+        try:
+            return usage(self.model, self.weights, inputs, original)
+        except (RuntimeError, ValueError) as error:
+            if str(error).startswith("model"):
+                raise
+            raise ValueError(
+                f"model fails on batch {index} of batches, inputs of shape "
+                f"{tuple(self.batches[index][0].shape)}: {error}"
+            ) from error
 
     def synflow(self, mask: Tensor) -> Tensor:
         """SynFlow's prepared scores (N,) of the masked network."""

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import DDPG, SAC, TD3
+from gymnasium.wrappers import RescaleAction
+from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
 import lib
@@ -20,6 +22,7 @@ from lib.environment import ACTIONS, PanningEnv, rollout
 from lib.methods import range_of
 from lib.networks.inspection import flatten
 from lib.panning import PanResult
+from lib.policies import as_policy
 from lib.study import grid
 from lib.study.worlds import make_policy
 
@@ -517,3 +520,34 @@ def test_an_agent_can_be_pickled(make_env) -> None:
     other = pickle.loads(pickle.dumps(policy))
     state = np.full(7, 0.3)
     assert other(state) == policy(state) and other.card == policy.card
+
+
+@pytest.mark.parametrize("kind", [TD3, SAC, DDPG, PPO])
+def test_a_model_that_is_loaded_without_its_environment_acts_as_before(
+    kind, make_env, mlp, batches, tmp_path
+) -> None:
+    """Its actions keep their meaning: the spaces are saved with it, the environment is not."""
+    settings = {"n_steps": 4, "batch_size": 4} if kind is PPO else {}
+    model = kind("MlpPolicy", make_env(action="logarithmic"), seed=0, device="cpu", **settings)
+    model.save(tmp_path / "model.zip")
+    loaded = kind.load(tmp_path / "model.zip", device="cpu")
+    assert loaded.get_env() is None
+    found, expected = (lib.pan(mlp, batches, 0.7, 4, policy=each) for each in (loaded, model))
+    assert found.history.equals(expected.history)
+    assert as_policy(loaded).sparsity == as_policy(model).sparsity == (0.5, 0.9)
+    assert as_policy(loaded).choose.action == "logarithmic"
+
+
+def test_a_model_that_saw_normalised_states_sees_them_again(make_env) -> None:
+    env = VecNormalize(DummyVecEnv([make_env]))
+    model = TD3("MlpPolicy", env, seed=0, device="cpu")
+    env.obs_rms.mean += 0.3
+    state = np.linspace(0, 1, 7)
+    action, _ = model.predict(env.normalize_obs(state), deterministic=True)
+    np.testing.assert_allclose(as_policy(model)(state), (action + 1) / 2, rtol=1e-6)
+
+
+def test_a_model_whose_actions_were_scaled_is_refused(make_env) -> None:
+    env = RescaleAction(make_env(), np.float32(0), np.float32(1))
+    with pytest.raises(ValueError, match=r"actions in \[-1, 1\], .* in \[0.0, 1.0\]"):
+        as_policy(TD3("MlpPolicy", env, device="cpu"))

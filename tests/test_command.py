@@ -255,9 +255,18 @@ def test_a_warning_is_a_line_of_its_own(say) -> None:
         ("prune --sparsity 0.9 --task VGG", "--task must be one of LeNet-5; got 'VGG'"),
         ("prune --sparsity 0.9 --profile none.yaml", "profile: no file 'none.yaml'"),
         ("train --method rlpanning --sparsity 0.9 --agent none", "path: no policy at none.pt"),
+        ("prune --sparsity 99", r"sparsity must be in \[0, 1\).*got 99"),
+        ("train --sparsity 0.9 --epochs 0", "--epochs must be at least 1, got 0"),
+        ("train --sparsity 0.9 --batch-size 0", "--batch-size must be at least 1, got 0"),
+        ("train --sparsity 0.9 --workers -1", "--workers must be at least 0, got -1"),
+        ("prune --sparsity 0.9 --device cuda:99", r"--device: there are \d+ CUDA devices"),
+        ("prune --sparsity 0.9 --device abacus", "compute.device must be auto, cpu or cuda"),
+        ("prune --sparsity 0.9 --profile notes.yaml", "profile: notes.yaml is no YAML"),
+        ("prune --sparsity 0.9 --save params.yaml/masks", "exists: 'params.yaml'|params.yaml"),
     ],
 )
 def test_a_mistake_is_said_in_a_line_and_without_a_traceback(say, line: str, message: str) -> None:
+    Path("notes.yaml").write_text("*a note: [", encoding="utf-8")
     place = ["--data", "digits"] if "--data" not in line else []
     words = line.split()
     status, out, err = say(words[0], *place, *words[1:])
@@ -279,3 +288,17 @@ def test_an_interruption_says_how_to_go_on(say, monkeypatch) -> None:
     monkeypatch.setattr(command, "_train", stop)
     status, _, err = say("train")
     assert status == 130 and "give the same command again" in err
+
+
+def test_what_is_named_twice_is_done_once() -> None:
+    line = ["compare", "--seeds", "0,1,0", "--methods", "snip,snip", "--sparsities", "0.9,0.90"]
+    found = command.parser().parse_args(line)
+    assert (found.seeds, found.methods, found.sparsities) == ((0, 1), ("snip",), (0.9,))
+
+
+def test_a_list_of_nothing_is_refused_and_the_command_is_named(capsys) -> None:
+    with pytest.raises(SystemExit):
+        command.parser().parse_args(["prune", "--seed", ","])
+    assert "panning prune: error: argument --seed/--seeds: invalid list of int value: ','" in (
+        capsys.readouterr().err
+    )

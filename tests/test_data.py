@@ -2,13 +2,15 @@
 
 import itertools
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from lib import pan
 from lib.data.images import ImageSet, scoring_batches
@@ -385,3 +387,66 @@ def test_images_in_numpy_and_float64_give_the_masks_of_float32() -> None:
         pan(model, scoring_batches(data, 3, 5, 2), 0.7, 5) for data in (doubles, singles)
     )
     assert found.masks == expected.masks
+
+
+class Shaped(Dataset):
+    """Thirty samples, each made by a function of its number, its input and its class."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int):
+        generator = torch.Generator().manual_seed(index)
+        return self.make(index, torch.randn(8, generator=generator), index % 3)
+
+
+def chance(index: int, x: Tensor, label: int):
+    return x + torch.randn(8) + float(np.random.rand()) + random.random(), label
+
+
+def test_augmentation_is_drawn_by_the_seed_and_moves_no_generator() -> None:
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+        before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+        found.append(scoring_batches(Shaped(chance), 3, 2, 2, seed=5))
+        assert torch.equal(before[0], torch.get_rng_state())
+        assert before[1:] == (str(np.random.get_state()), random.getstate())
+    other = scoring_batches(Shaped(chance), 3, 2, 2, seed=6)
+    for (x, _), (y, _), (z, _) in zip(*found, other, strict=True):
+        assert torch.equal(x, y) and not torch.equal(x, z)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(Shaped(lambda i, x, y: (x, y)))
+
+
+@pytest.mark.parametrize(
+    ("train_set", "message"),
+    [
+        (Stream(), "train_set must be a map-style data set, .* got Stream"),
+        (DataLoader(Shaped(lambda i, x, y: (x, y))), "got DataLoader: of a loader give"),
+        (Shaped(lambda i, x, y: (x, y, i)), "sample 0 is a tuple of 3; it must be"),
+        (Shaped(lambda i, x, y: {"x": x, "y": y}), "sample 0 is a dict"),
+        (Shaped(lambda i, x, y: x), "sample 0 is a Tensor"),
+        (Shaped(lambda i, x, y: (x[: 4 + i % 5], y)), "tensors or arrays of one shape"),
+        (Shaped(lambda i, x, y: (Image.new("RGB", (2, 2)), y)), "of one shape; .*ToTensor"),
+        (Shaped(lambda i, x, y: (x, torch.ones(3))), "the label of sample 0 is tensor"),
+        (Shaped(lambda i, x, y: (x, y + 1)), "has 0; .* or number the classes from 0 to 2"),
+    ],
+)
+def test_a_data_set_of_another_kind_is_refused_by_what_it_gives(train_set, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        scoring_batches(train_set, 3, 2, 2)
+
+
+@pytest.mark.parametrize("argument", ["num_classes", "per_class", "count", "seed"])
+@pytest.mark.parametrize("value", [2.5, None, "2"])
+def test_what_is_no_whole_number_is_refused_by_name(argument: str, value) -> None:
+    settings = {"num_classes": 3, "per_class": 2, "count": 2, "seed": 0} | {argument: value}
+    with pytest.raises(ValueError, match=f"{argument} must be a whole number, got {value!r}"):
+        scoring_batches(Shaped(lambda i, x, y: (x, y)), **settings)

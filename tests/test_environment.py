@@ -615,3 +615,23 @@ def test_a_result_can_be_pickled(mlp, batches) -> None:
     other = pickle.loads(pickle.dumps(result))
     assert other.masks == result.masks and other.effective == result.effective
     assert other.history.equals(result.history)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparsity": "0.9"}, "sparsity must be a number .* got 0.9"),
+        ({"sparsity": (0.1, 0.2, 0.3)}, "sparsity must be a number .* got"),
+        ({"alpha": math.nan}, "alpha must be a finite number, got nan"),
+        ({"grad_weight": "1"}, "grad_weight must be a finite number, got '1'"),
+        ({"trial_steps": -1}, "trial_steps must be at least 0, got -1"),
+        ({"extremes": (1, 2)}, r"extremes must be an Extremes, .* got \(1, 2\)"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused_by_name(make, settings, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+def test_a_range_in_numpy_is_a_range(make) -> None:
+    assert make(sparsity=np.array([0.5, 0.75])).sparsity_range == (0.5, 0.75)

@@ -1,10 +1,14 @@
 """What other people's networks do and ours do not: scored as a plain twin is, or refused."""
 
 import ast
+import copy
+import math
 import random
 import re
+import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +22,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from lib import apply_masks, compact, metrics, pan, train
-from lib.data.images import ImageSet
+from lib.data.images import ImageSet, scoring_batches
+from lib.networks import probes
 from lib.networks.inspection import flatten, mode_of, prunable, usage
 from lib.panning import Panning
 
@@ -527,3 +532,322 @@ def test_a_network_that_cannot_be_compacted_is_trained_whole(kind: str) -> None:
     found = train(model, images, masks, epochs=2, batch_size=3)
     assert found == train(twin, images, masks, epochs=2, batch_size=3, compact=False)
     assert not model[6].weight[~masks["6.weight"]].any()
+
+
+# --- what stands in the way of scoring -----------------------------------------------------------
+
+
+class Through(nn.Module):
+    """A chain whose middle is `through(module, x)`."""
+
+    def __init__(self, through: Callable[[nn.Module, Tensor], Tensor]):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.through = through
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.through(self.b, functional.relu(self.a(x))))
+
+
+def without_gradient(layer: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return layer(x).relu()
+
+
+class Again(torch.autograd.Function):
+    """A layer that runs again in its backward pass, as memory-saving code of one's own does."""
+
+    @staticmethod
+    def forward(ctx, layer: nn.Module, x: Tensor) -> Tensor:
+        ctx.layer = layer
+        ctx.save_for_backward(x)
+        with torch.no_grad():
+            return layer(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient @ ctx.layer.weight
+
+
+@pytest.mark.parametrize(
+    ("through", "left"),
+    [
+        (lambda layer, x: layer(x.detach()).relu(), ["b", "c"]),
+        (without_gradient, ["c"]),
+        (Again.apply, ["a", "c"]),
+    ],
+)
+def test_weights_that_no_gradient_comes_to_stay_whole_with_one_warning(through, left) -> None:
+    model = Through(through)
+    with pytest.warns(UserWarning, match="no gradient comes from the output to") as seen:
+        result = pan(model, [(VECTORS, TARGETS)], 0.5, 3)
+    assert len(seen) == 1
+    assert list(result.masks) == [f"{name}.weight" for name in left]
+    assert result.effective.flat.any()
+
+
+@pytest.mark.parametrize("where", [torch.no_grad, torch.inference_mode])
+def test_a_network_without_any_gradient_is_refused(where) -> None:
+    class Closed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.chain = chain(nn.Linear(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with where():
+                return self.chain(x)
+
+    with pytest.raises(ValueError, match="no gradient comes from its output"):
+        pan(Closed(), [(VECTORS, TARGETS)], 0.5)
+    for metric in metrics.METRICS:
+        with pytest.raises(ValueError, match="its output has no gradient"):
+            getattr(metrics, metric)(Closed(), None, (VECTORS, TARGETS))
+
+
+class InPlace(nn.Module):
+    """Changes what it is given, unless `plain`."""
+
+    def __init__(self, plain: bool):
+        super().__init__()
+        self.plain, self.chain = plain, chain(nn.Linear(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.chain(x * 0.5 if self.plain else x.mul_(0.5))
+
+
+def test_a_network_that_changes_its_input_changes_a_copy() -> None:
+    model, plain = InPlace(False), InPlace(True)
+    inputs = VECTORS.clone()
+    assert_same_scores(model, plain, inputs)
+    found, expected = (pan(m, [(inputs, TARGETS)], 0.8, 4) for m in (model, plain))
+    assert found.masks == expected.masks and found.effective == expected.effective
+    probes.trainability(model, found.masks, [(inputs, TARGETS)], 2)
+    apply_masks(model, found.effective)
+    compact(model, inputs)
+    assert torch.equal(inputs, VECTORS)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.autograd.detect_anomaly,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_what_stands_around_a_call_changes_nothing(around) -> None:
+    torch.manual_seed(0)
+    model, batch = conv_chain(nn.Conv2d(8, 8, 3)), (IMAGES, TARGETS)
+    expected, scored = pan(model, [batch], 0.8, 4), scores(model, IMAGES, True)
+    process = Panning(model, [batch], 0.8, 4)
+    process.step((0.2, 0.5, 0.3))
+    seen = process.observe(), process.effective_mask
+    with around():
+        found = pan(model, [batch], 0.8, 4)
+        process = Panning(model, [batch], 0.8, 4)
+        process.step((0.2, 0.5, 0.3))
+        assert process.observe() == seen[0] and torch.equal(process.effective_mask, seen[1])
+        for name, values in scores(model, IMAGES, True).items():
+            assert torch.equal(values, scored[name])
+    assert found.masks == expected.masks and found.effective == expected.effective
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_callers_default_precision_changes_nothing(dtype) -> None:
+    torch.manual_seed(0)
+    model, batch = conv_chain(nn.Conv2d(8, 8, 3)), (IMAGES, TARGETS)
+    expected = {m: pan(model, [batch], 0.8, 4, method=m) for m in ("panning", "random", "force")}
+    try:
+        torch.set_default_dtype(dtype)
+        for method, result in expected.items():
+            found = pan(model, [batch], 0.8, 4, method=method)
+            assert found.masks == result.masks and found.effective == result.effective
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_callers_default_device_changes_nothing() -> None:
+    """On `meta` whatever is made without a device has no values."""
+    torch.manual_seed(0)
+    model, batch = conv_chain(nn.Conv2d(8, 8, 3)), (IMAGES, TARGETS)
+    images = ImageSet((IMAGES * 50 + 128).clamp(0, 255).byte(), TARGETS, 3, (0.5,) * 3, (0.5,) * 3)
+    images = replace(images, crop=2, flip=True)
+    expected = {m: pan(model, [batch], 0.8, 4, method=m) for m in ("panning", "random", "erk")}
+    drawn = scoring_batches(images, 3, 2, 2)
+    twin = copy.deepcopy(model)
+    history = train(twin, images, expected["panning"].effective, epochs=2, batch_size=3)
+    with torch.device("meta"):
+        for method, result in expected.items():
+            found = pan(model, [batch], 0.8, 4, method=method)
+            assert found.masks == result.masks and found.effective == result.effective
+        for one, other in zip(scoring_batches(images, 3, 2, 2), drawn, strict=True):
+            assert all(map(torch.equal, one, other))
+        found = train(model, images, expected["panning"].effective, epochs=2, batch_size=3)
+    assert found == history
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_network_is_scored_as_it_is_written() -> None:
+    torch.manual_seed(0)
+    model, batch = chain(nn.Linear(8, 8)), (VECTORS, TARGETS)
+    compiled = torch.compile(model, backend="eager")
+    compiled(VECTORS)
+    expected, found = (pan(m, [batch], 0.5, 3) for m in (model, compiled))
+    assert list(found.masks) == [f"_orig_mod.{name}" for name in expected.masks]
+    assert torch.equal(found.masks.flat, expected.masks.flat)
+    assert torch.equal(found.effective.flat, expected.effective.flat)
+    assert torch.equal(compiled(VECTORS), model(VECTORS))
+
+
+def test_a_function_that_holds_on_to_the_callers_layers_is_refused() -> None:
+    """A copy would run on the weights of the original: its scores would be 0."""
+    model = chain(nn.Linear(8, 8))
+    forward = model[2].forward
+    model[2].forward = lambda x: forward(x) * 2
+    with pytest.raises(ValueError, match=r"still reads 2.bias, 2.weight of the original"):
+        pan(model, [(VECTORS, TARGETS)], 0.5)
+
+
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    model = chain(nn.Linear(8, 8))
+    model.lock = threading.Lock()
+    with pytest.raises(ValueError, match="model: copy.deepcopy fails on it: .*lock"):
+        pan(model, [(VECTORS, TARGETS)], 0.5)
+
+
+def same_storage() -> nn.Module:
+    model, numbers = chain(nn.Linear(8, 8)), noise(8, 8)
+    model[0].weight, model[2].weight = nn.Parameter(numbers), nn.Parameter(numbers)
+    return model
+
+
+def whole_numbers() -> nn.Module:
+    model = chain(nn.Linear(8, 8))
+    model[2].weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int32), requires_grad=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.jit.script(chain(nn.Linear(8, 8))), "layer '0' is scripted"),
+        (lambda: chain(torch.jit.script(nn.Linear(8, 8))), "layer '2' is scripted"),
+        (lambda: chain(nn.Linear(8, 8)).to("meta"), "layer '0' has a weight without values"),
+        (same_storage, "layer '0' shares its weight: 0.weight is 2.weight"),
+        (whole_numbers, "layer '2' has a weight of torch.int32"),
+    ],
+)
+def test_weights_that_cannot_be_scored_are_refused_by_name(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pan(make(), [(VECTORS, TARGETS)], 0.5)
+
+
+def test_a_mask_of_attention_in_a_buffer_stays_what_it_is() -> None:
+    class Causal(nn.Module):
+        def __init__(self, hidden: float):
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(4, n) for n in (4, 4, 4, 3))
+            self.register_buffer("mask", torch.full((2, 2), hidden).triu(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.view(len(x), 2, 4)
+            seen = (self.q(x) @ self.k(x).mT + self.mask).softmax(-1)
+            return self.o((seen @ self.v(x)).mean(1))
+
+    torch.manual_seed(0)
+    model = Causal(-math.inf)
+    found = metrics.synflow(model, None, (VECTORS, TARGETS))
+    assert found.isfinite().all() and found.any()
+    for hidden in (-1e9, torch.finfo(torch.float32).min):
+        other = Causal(hidden)
+        other.load_state_dict({**model.state_dict(), "mask": other.mask})
+        assert torch.equal(metrics.synflow(other, None, (VECTORS, TARGETS)), found)
+    result = pan(model, [(VECTORS, TARGETS)], 0.0, 1)
+    assert result.effective == result.masks
+
+
+def test_native_dropout_has_two_outputs() -> None:
+    class Dropped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.native_dropout(x, 0.5, True)[0]
+
+    assert_same_scores(chain(Dropped()), chain(nn.Identity()), VECTORS)
+
+
+# --- batches in other forms ----------------------------------------------------------------------
+
+
+ARRAYS = {
+    "lists": lambda x, y: (x.tolist(), y.tolist()),
+    "list of numbers in tensors": lambda x, y: (x, list(y)),
+    "read-only": lambda x, y: (x, np.frombuffer(y.numpy().tobytes(), np.int64)),
+    "backwards": lambda x, y: (x.numpy()[:, ::-1][:, ::-1], y.numpy()[::-1][::-1]),
+    "big-endian": lambda x, y: (x.numpy().astype(">f4"), y.numpy().astype(">i8")),
+    "small": lambda x, y: (x, y.numpy().astype(np.uint16)),
+    "sparse": lambda x, y: (x.to_sparse(), functional.one_hot(y, 3).to_sparse()),
+    "with gradient": lambda x, y: (x.clone().requires_grad_(), y),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_batches_of_lists_and_of_any_array(name: str, recwarn) -> None:
+    torch.manual_seed(0)
+    model = chain(nn.Linear(8, 8))
+    expected = pan(model, [(VECTORS, TARGETS)], 0.8, 4)
+    assert pan(model, [ARRAYS[name](VECTORS, TARGETS)], 0.8, 4).masks == expected.masks
+    assert not recwarn.list
+
+
+def test_a_batch_made_in_inference_mode() -> None:
+    model = chain(nn.Linear(8, 8))
+    with torch.inference_mode():
+        inputs = VECTORS.clone()
+    expected = pan(model, [(VECTORS, TARGETS)], 0.8, 4)
+    assert pan(model, [(inputs, TARGETS)], 0.8, 4).masks == expected.masks
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([(VECTORS, TARGETS, TARGETS)], "the entry 0 is of type tuple, of 3"),
+        ([(VECTORS, np.array(["a"] * 6))], "the targets of batch 0 must be a tensor"),
+        ([(VECTORS, np.array([None] * 6))], "the targets of batch 0 must be a tensor"),
+        ([(VECTORS.to("meta"), TARGETS)], "the inputs of batch 0 .* on meta"),
+        ([(VECTORS, TARGETS.to(torch.complex64))], "the targets of batch 0 are torch.complex64"),
+        ([(noise(6, 9), TARGETS)], r"model fails on batch 0 of batches, .* \(6, 9\)"),
+        ([(VECTORS, TARGETS), (noise(6, 9), TARGETS)], r"fails on batch 1 .* \(6, 9\)"),
+    ],
+)
+def test_what_is_wrong_with_a_batch_is_said_before_the_first_iteration(batches, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Panning(chain(nn.Linear(8, 8)), batches, 0.5)
+
+
+def test_a_last_batch_of_one_sample_is_named_where_a_network_needs_two() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    batches = [(VECTORS, TARGETS), (VECTORS[:1], TARGETS[:1])]
+    with pytest.raises(ValueError, match=r"fails on batch 1 of batches, .* \(1, 8\)"):
+        Panning(model, batches, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda y: y.argmax(1), "model returns torch.int64"),
+        (lambda y: y.to(torch.complex64), "model returns torch.complex64"),
+        (lambda y: y.sum(), r"model returns \(\)"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_named(change, message: str) -> None:
+    class Changed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.chain = chain(nn.Linear(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return change(self.chain(x))
+
+    with pytest.raises(ValueError, match=message):
+        pan(Changed(), [(VECTORS, TARGETS)], 0.5)

@@ -6,10 +6,12 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from lib.policies import (
     TARGET,
     as_policy,
+    check_p,
     constant_policy,
     random_policy,
     staged_policy,
@@ -113,3 +115,23 @@ def test_a_policy_can_be_pickled(policy) -> None:
     policy(states[0])
     other = pickle.loads(pickle.dumps(policy))
     assert [other(state) for state in states] == [policy(state) for state in states]
+
+
+@pytest.mark.parametrize(
+    "p",
+    [None, 0.5, "111", {"snip": 1, "grasp": 0, "synflow": 0}, {0.1, 0.2, 0.3}, [None, 0, 1]]
+    + [(1j, 0, 0), np.zeros((1, 3)), torch.zeros(3, 1, 2)],
+)
+def test_what_is_no_row_of_three_numbers_is_refused(p) -> None:
+    with pytest.raises(ValueError, match=r"p must be three weights in \[0, 1\], for synflow"):
+        check_p(p)
+    with pytest.raises(ValueError, match="p must be three weights"):
+        constant_policy(p)
+
+
+@pytest.mark.parametrize("stages", ["abc", [("a", 1, 0, 0)], [(1, 1, 0)]])
+def test_stages_of_another_form_are_refused(stages) -> None:
+    with pytest.raises(ValueError, match=r"stages must be rows \(edge, p1, p2, p3\)"):
+        staged_policy(stages)
+    with pytest.raises(ValueError, match="p must be three weights"):
+        staged_policy([(1, 5, 0, 0)])

@@ -175,3 +175,65 @@ def test_a_compacted_network_is_read_back_in_another_process(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     sizes = [sum(p.numel() for p in each.parameters()) for each in (small, model)]
     assert int(done.stdout) == sizes[0] < 0.9 * sizes[1]
+
+
+# --- what is wrong with a request ----------------------------------------------------------------
+
+
+CHANGES = {
+    "the order of the layers": lambda card: card["layers"].reverse(),
+    "a shape": lambda card: card["layers"][0].update(shape=[1, 27, 2, 2]),
+    "a fraction": lambda card: card["layers"][0].update(shape=[4.0, 3, 3, 3]),
+    "a name": lambda card: card["layers"][0].update(name="4.weight"),
+    "a number": lambda card: card["layers"][0].update(name=3),
+    "a count": lambda card: card["layers"][0].update(kept=1),
+    "one layer twice": lambda card: card["layers"].append(card["layers"][0]),
+    "the sparsity": lambda card: card.update(sparsity=0.99),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_card_that_was_edited_is_refused(name: str, result, cnn, tmp_path) -> None:
+    """Two layers of one size could change places, and nothing would be missing."""
+    result.save(tmp_path / "masks")
+    card = json.loads((tmp_path / "masks.json").read_text())
+    CHANGES[name](card)
+    (tmp_path / "masks.json").write_text(json.dumps(card))
+    for model in (None, cnn):
+        with pytest.raises(ValueError, match="do not belong together, or are damaged"):
+            load_masks(tmp_path / "masks", model)
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        ({"x": float("nan")}, "card must hold plain values"),
+        ({"x": {(1, 2): 3}}, "card must hold plain values"),
+        ({"sparsity": 0.5}, "card: 'sparsity' is written by save itself"),
+        ({"layers": []}, "card: 'layers' is written by save itself"),
+        ({"format": 9}, "card: 'format' is written by save itself"),
+    ],
+)
+def test_a_note_that_would_not_come_back_is_refused(result, notes, message, tmp_path) -> None:
+    with pytest.raises(ValueError, match=message):
+        result.save(tmp_path / "masks", **notes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_without_a_name_and_a_model_that_is_none_are_refused(result, tmp_path) -> None:
+    for path in ("", ".", "/"):
+        with pytest.raises(ValueError, match="path must name a file"):
+            result.save(path)
+    result.save(tmp_path / "masks")
+    with pytest.raises(ValueError, match=r"model must be a torch.nn.Module, got str"):
+        load_masks(tmp_path / "masks", "lenet5")
+
+
+def test_masks_in_numpy_and_in_lists_are_applied(result, cnn) -> None:
+    masks = {name: mask.numpy() for name, mask in result.masks.items()}
+    masks["0.weight"] = masks["0.weight"].tolist()
+    lib.apply_masks(cnn, masks)
+    assert all(
+        torch.equal(cnn.get_submodule(name.removesuffix(".weight")).weight_mask.bool(), mask)
+        for name, mask in result.masks.items()
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from ..networks.inspection import own_chance
 from . import sources
 
 
@@ -59,8 +61,8 @@ class ImageSet(Dataset):
     def inputs(self, images: Tensor) -> Tensor:
         """Normalised float32 inputs from images of this set."""
         shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        std = torch.tensor(self.std, device=images.device).view(shape)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(shape)
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device).view(shape)
         return (images.float() / 255 - mean) / std
 
     def subset(self, fraction: float, seed: int = 0) -> "ImageSet":
@@ -100,7 +102,7 @@ class ImageSet(Dataset):
                     f"fraction: {fraction} takes all {len(members)} images of class {label}; "
                     "ask for less"
                 )
-            chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
+            chosen.append(members[_shuffled(len(members), generator)[:count]])
         return torch.cat(chosen).sort().values
 
     def batches(
@@ -110,7 +112,7 @@ class ImageSet(Dataset):
         device = self.targets.device
         order = torch.arange(len(self), device=device)
         if generator is not None:
-            order = torch.randperm(len(self), generator=generator).to(device)
+            order = _shuffled(len(self), generator).to(device)
         for index in order.split(batch_size):
             if not (self.crop or self.flip):
                 yield self._inputs[index], self.targets[index]
@@ -129,16 +131,25 @@ class ImageSet(Dataset):
         """Each image cropped and mirrored by its own draw."""
         count, side = len(images), self.size
         if self.flip:
-            mirror = (torch.rand(count, generator=generator) < 0.5).to(images.device)
+            mirror = (
+                torch.rand(count, generator=generator, dtype=torch.float32, device="cpu") < 0.5
+            ).to(images.device)
             images = torch.where(mirror.view(-1, 1, 1, 1), images.flip(3), images)
         if self.crop:
             padded = functional.pad(images, (self.crop,) * 4)
-            corner = torch.randint(2 * self.crop + 1, (2, count, 1), generator=generator)
-            rows, columns = (corner + torch.arange(side)).to(images.device)
+            corner = torch.randint(
+                2 * self.crop + 1, (2, count, 1), generator=generator, device="cpu"
+            )
+            rows, columns = (corner + torch.arange(side, device="cpu")).to(images.device)
             picture = torch.arange(count, device=images.device).view(-1, 1, 1)
             # Advanced indices around a slice put the sliced channels last.
             images = padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
         return images
+
+
+def _shuffled(count: int, generator: torch.Generator) -> Tensor:
+    """0 to `count` - 1 in an order of chance, on the CPU whatever the default device is."""
+    return torch.randperm(count, generator=generator, device="cpu")
 
 
 def load_data(name: str) -> tuple[ImageSet, ImageSet]:
@@ -160,7 +171,7 @@ def _class_of(train_set: Dataset, index: int, label: Any) -> int:
         label = (label if isinstance(label, Tensor) else np.asarray(label)).item()
         if label == int(label):
             return int(label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: torch's, for several numbers
         pass
     raise ValueError(
         f"train_set: the label of sample {index} is {label!r}; scoring batches are balanced over "
@@ -175,13 +186,29 @@ def _targets(train_set: Sized) -> Tensor:
         return _labels(train_set)
     change = getattr(train_set, "target_transform", None) or (lambda label: label)
     if isinstance(listed, Tensor | np.ndarray):
-        listed = torch.as_tensor(listed).cpu().tolist()
-    return torch.tensor([_class_of(train_set, i, change(x)) for i, x in enumerate(listed)])
+        listed = listed.tolist()
+    found = [_class_of(train_set, i, change(x)) for i, x in enumerate(listed)]
+    return torch.tensor(found, dtype=torch.int64, device="cpu")
 
 
 def _labels(train_set: Sized) -> Tensor:
     """The classes of a data set as it returns them, sample by sample."""
-    return torch.tensor([_class_of(train_set, i, train_set[i][1]) for i in range(len(train_set))])
+    found = [_class_of(train_set, i, _sample(train_set, i)[1]) for i in range(len(train_set))]
+    return torch.tensor(found, dtype=torch.int64, device="cpu")
+
+
+def _sample(train_set: Any, index: int) -> tuple[Any, Any]:
+    """A sample of the data set: an input and its label, no more and no less."""
+    sample = train_set[index]
+    if not isinstance(sample, tuple | list) or len(sample) != 2:
+        found = type(sample).__name__
+        if isinstance(sample, tuple | list):
+            found += f" of {len(sample)}"
+        raise ValueError(
+            f"train_set: sample {index} is a {found}; it must be an (input, class) pair: wrap the "
+            "data set in one that returns such pairs"
+        )
+    return sample[0], sample[1]
 
 
 def scoring_batches(
@@ -209,17 +236,24 @@ def scoring_batches(
 
     Raises:
         ValueError: A class has fewer than `per_class` samples, a label is no whole number or
-            changes, or an input is not finite.
+            changes, inputs are not finite or of several shapes, or the data set is of another kind.
     """
-    for argument, value in (("num_classes", num_classes), ("per_class", per_class)):
-        if value < 1:
+    numbers = {"num_classes": num_classes, "per_class": per_class, "count": count, "seed": seed}
+    for argument, value in numbers.items():
+        if not isinstance(value, Integral):
+            raise ValueError(f"{argument} must be a whole number, got {value!r}")
+        if value < 1 and argument != "seed":
             raise ValueError(f"{argument} must be at least 1, got {value}")
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
-    for classes in (_targets, _labels):
-        batches = _drawn(train_set, classes(train_set), num_classes, per_class, count, seed)
-        if batches is not None:
-            return batches
+    if not all(hasattr(train_set, name) for name in ("__len__", "__getitem__")):
+        raise ValueError(
+            "train_set must be a map-style data set, with len() and [index]; got "
+            f"{type(train_set).__name__}: of a loader give its .dataset, of a stream a list"
+        )
+    with own_chance(seed=seed):  # augmentation draws from generators of the caller
+        for classes in (_targets, _labels):
+            batches = _drawn(train_set, classes(train_set), num_classes, per_class, count, seed)
+            if batches is not None:
+                return batches
     raise ValueError("train_set: it returns another label for a sample each time it is asked")
 
 
@@ -233,16 +267,26 @@ def _drawn(
             raise ValueError(
                 f"per_class: a scoring batch wants {per_class} samples of class {label}, "
                 f"the training set has {len(found)}; ask for at most that many"
+                + (f", or number the classes from 0 to {num_classes - 1}" * (not len(found)))
             )
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for _ in range(count):
-        draws = [m[torch.randperm(len(m), generator=generator)[:per_class]] for m in members]
+        draws = [m[_shuffled(len(m), generator)[:per_class]] for m in members]
         index = torch.cat(draws)
-        samples = [(int(i), *train_set[int(i)]) for i in index]
+        samples = [(int(i), *_sample(train_set, int(i))) for i in index]
         if [_class_of(train_set, i, label) for i, _, label in samples] != targets[index].tolist():
             return None
-        inputs = torch.stack([torch.as_tensor(image) for _, image, _ in samples])
+        images = [image for _, image, _ in samples]
+        try:
+            inputs = torch.stack(
+                [x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu") for x in images]
+            )
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(
+                "train_set: its inputs must be tensors or arrays of one shape; a transform should "
+                f"resize images and end in torchvision's ToTensor ({error})"
+            ) from error
         if not torch.isfinite(inputs).all():
             raise ValueError("train_set: an image holds NaN or infinity; remove it and try again")
         batches.append((inputs, targets[index].to(inputs.device)))

@@ -51,7 +51,7 @@ def flops(model: nn.Module, example_input: Tensor) -> dict[str, int]:
         for name, layer in layers.items():
             hook = layer.register_forward_hook(watch(name), with_kwargs=True)
             hooks.callback(hook.remove)
-        model(example.to(next(model.parameters()).device))
+        model(example.clone().to(next(model.parameters()).device))
     count = len(example)
     # Rounded up: what is computed once for a whole batch is needed for one input, too.
     return {n: -(-positions[n] // count) * layer.weight.numel() for n, layer in layers.items()}

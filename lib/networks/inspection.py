@@ -3,7 +3,7 @@
 import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 from weakref import WeakSet
@@ -40,7 +40,8 @@ class _Scored(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if "dropout" in name:
-            return args[0] if args else kwargs["input"]
+            x = args[0] if args else kwargs["input"]
+            return (x, torch.ones_like(x, dtype=torch.bool)) if name == "native_dropout" else x
         if name in _WRITTEN_OUT and torch.is_grad_enabled():
             return _WRITTEN_OUT[name](args[0] if args else kwargs["input"])
         if place := _RATE.get(name):
@@ -75,17 +76,17 @@ _SPARE = np.random.MT19937()  # takes the place of the caller's generator, which
 
 
 @contextmanager
-def _own_chance(model: nn.Module) -> Iterator[None]:
+def own_chance(model: nn.Module | None = None, seed: int = 0) -> Iterator[None]:
     """The same random numbers each time, none of them from the generators of the caller."""
-    cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda}) if model else []
     python, numpy = random.getstate(), np.random.get_bit_generator()
     with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(seed)
         for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(0)
-        random.seed(0)
+            torch.cuda.default_generators[index].manual_seed(seed)
+        random.seed(seed)
         np.random.set_bit_generator(_SPARE)
-        np.random.seed(0)
+        np.random.seed(seed % 2**32)
         try:
             yield
         finally:
@@ -94,11 +95,34 @@ def _own_chance(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def plainly() -> Iterator[None]:
+    """In the network's own precision, and where there are gradients.
+
+    Autocast around a call would round the scores, and keep copies of weights that change. Nothing
+    can be scored in inference mode.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def _interpreted(model: nn.Module) -> AbstractContextManager:
+    """A compiled network runs as it is written: compiled code does not look at the modes above."""
+    if any("_orig_mod" in m._modules or m._compiled_call_impl for m in model.modules()):
+        return torch.compiler.set_stance("force_eager")  # it slows down all Python code
+    return nullcontext()
+
+
+@contextmanager
 def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
     """Train or eval mode, without dropout, stochastic depth and activation checkpointing.
 
     What is left to chance inside a module, such as noise, is drawn from generators of its own, at a
-    fixed seed. Afterwards everything is as it was.
+    fixed seed. Autocast and compilation are off. Afterwards everything is as it was.
     """
     before = [(module, module.training) for module in model.modules()]
     rates = [(module, module.dropout) for module, _ in before if isinstance(module, nn.RNNBase)]
@@ -110,7 +134,8 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
                 module.training = False
         for module, _ in rates:
             module.dropout = 0.0
-        with patch.multiple(torch.utils.checkpoint, **_CHECKPOINT), _own_chance(model), _Scored():
+        checkpoints = patch.multiple(torch.utils.checkpoint, **_CHECKPOINT)
+        with checkpoints, own_chance(model), plainly(), _interpreted(model), _Scored():
             yield
     finally:
         for module, mode in before:
@@ -123,21 +148,31 @@ def copy_of(model: nn.Module) -> nn.Module:
     """A deep copy, also of a model that has computed tensors lying about in its layers.
 
     So do `torch.nn.utils.prune` and the old `weight_norm`, which compute them again when called.
+
+    Raises:
+        ValueError: It cannot be copied.
     """
     held = (t for module in model.modules() for t in tree_leaves(list(vars(module).values())))
     computed = [t for t in held if isinstance(t, Tensor) and not t.is_leaf]
-    return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
+    try:
+        return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
+    except Exception as error:  # whatever somebody's object raises
+        raise ValueError(
+            f"model: copy.deepcopy fails on it: {error}; keep locks, open files and generators out "
+            "of its modules, and run it on a batch first if it has layers without a size"
+        ) from error
 
 
 def call(model: nn.Module, state: Mapping[str, Tensor], *inputs: Tensor) -> Any:
     """What the network returns with the tensors of `state` in place of its own.
 
-    `nn.DataParallel`, which `functional_call` refuses, is passed over: one device will do.
+    `nn.DataParallel`, which `functional_call` refuses, is passed over: one device will do. The
+    inputs are copies, since a `forward` may begin with an operation in place.
     """
     if isinstance(model, nn.DataParallel):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
         return call(model.module, state, *inputs)
-    return functional_call(model, dict(state), inputs)
+    return functional_call(model, dict(state), tuple(x.clone() for x in inputs))
 
 
 def logits_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -170,7 +205,7 @@ def working_format(model: nn.Module, example: Tensor) -> torch.memory_format:
     if layout is torch.channels_last and in_layout and example.ndim == 4:
         try:
             with torch.no_grad(), mode_of(model, training=False):
-                model(example.to(memory_format=layout))
+                model(example.clone(memory_format=layout))
         except RuntimeError:
             rows_last(model)
     return memory_format(model)
@@ -233,7 +268,10 @@ def prunable(model: nn.Module, leave_out: Iterable[str] = ()) -> dict[str, nn.Pa
     }
     refuse({name: why for name, (_, why) in found.items() if why})
     if not found:
-        raise ValueError("model has nothing to prune: it needs a Conv2d or a Linear layer")
+        why = "it needs a Conv2d or a Linear layer"
+        if leave_out:
+            why = f"leave_out={list(leave_out)} leaves out every layer that could be"
+        raise ValueError(f"model has nothing to prune: {why}")
     return {f"{name}.weight".lstrip("."): layer.weight for name, (layer, _) in found.items()}
 
 
@@ -252,17 +290,33 @@ def layers(model: nn.Module) -> dict[str, tuple[nn.Module, str | None]]:
     owners: dict[int, list[str]] = {}
     for name, module in modules.items():
         for attribute, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(f"{name}.{attribute}".lstrip("."))
+            owners.setdefault(_place(parameter), []).append(f"{name}.{attribute}".lstrip("."))
     read = {id(m.out_proj) for m in modules.values() if isinstance(m, nn.MultiheadAttention)}
     return {
         name: (module, _unfit(module, owners))
         for name, module in modules.items()
-        if isinstance(module, LAYERS) and id(module) not in read
+        if _is_layer(module) and id(module) not in read
     }
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it is one of `LAYERS`, or was before it was scripted or traced."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return module.original_name in {kind.__name__ for kind in LAYERS}
+    return isinstance(module, LAYERS)
+
+
+def _place(parameter: nn.Parameter) -> int:
+    """Where its numbers lie: two parameters may share them."""
+    if isinstance(parameter, nn.UninitializedParameter) or parameter.layout != torch.strided:
+        return id(parameter)
+    return parameter.data_ptr() or id(parameter)
 
 
 def _unfit(layer: nn.Module, owners: Mapping[int, list[str]]) -> str | None:
     """Why the weight of a layer cannot be pruned, or None."""
+    if isinstance(layer, torch.jit.ScriptModule):
+        return "is scripted, and its weight out of reach; pass the model before torch.jit"
     if hasattr(layer, "weight_mask"):
         return "is pruned already; call torch.nn.utils.prune.remove on it, or pass a fresh model"
     weight = layer._parameters.get("weight")
@@ -270,7 +324,12 @@ def _unfit(layer: nn.Module, owners: Mapping[int, list[str]]) -> str | None:
         return "computes its weight; remove the parametrization, or leave the layer out"
     if isinstance(weight, nn.UninitializedParameter):
         return "has no weight yet; run the model on a batch first"
-    names = owners[id(weight)]
+    if weight.is_meta:
+        return "has a weight without values, on meta; give it some: model.to_empty(device='cpu')"
+    if not weight.is_floating_point() or weight.layout != torch.strided:
+        kind = f"{weight.dtype}, {weight.layout}"
+        return f"has a weight of {kind}, which has no scores; make it real and dense"
+    names = owners[_place(weight)]
     if len(names) > 1:
         return f"shares its weight: {' is '.join(names)}; give each its own, or leave them out"
     return None
@@ -282,6 +341,7 @@ class _Watch(TorchFunctionMode):
     Attributes:
         stray: Layers whose weight is read while they are not called.
         computed: Layers that are called, and make another weight of theirs before they use it.
+        foreign: Which of `others` are read.
     """
 
     # What moves the values of a weight, or changes their precision, and leaves each what it is.
@@ -296,13 +356,15 @@ class _Watch(TorchFunctionMode):
     SCALE = frozenset("mul rmul div truediv neg".split())
     LIKE = frozenset("type_as view_as reshape_as expand_as to".split())  # the second argument
 
-    def __init__(self, weights: Mapping[str, Tensor]):
+    def __init__(self, weights: Mapping[str, Tensor], others: Mapping[str, Tensor]):
         super().__init__()
         # The weights and what is made of them, each with its layer: kept, so that an id is one's.
         self.seen = {id(w): (w, name.rpartition(".")[0]) for name, w in weights.items()}
         self.running: list[str] = []
+        self.others = {id(parameter): name for name, parameter in others.items()}
         self.stray: set[str] = set()
         self.computed: set[str] = set()
+        self.foreign: set[str] = set()
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -329,6 +391,7 @@ class _Watch(TorchFunctionMode):
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         name = getattr(func, "__name__", "").strip("_")
         leaves = tree_leaves((args, kwargs))
+        self.foreign |= {self.others[id(leaf)] for leaf in leaves if id(leaf) in self.others}
         read = {self.seen[id(leaf)][1] for leaf in leaves if id(leaf) in self.seen}
         if not read or not made or name.startswith("new_") or name.endswith("_like"):
             return out
@@ -346,7 +409,10 @@ class _Watch(TorchFunctionMode):
 
 
 def usage(
-    model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    inputs: Tensor,
+    original: nn.Module | None = None,
 ) -> tuple[Tensor, list[str], list[str]]:
     """How the network uses the weights of its layers, seen by running it in both modes.
 
@@ -354,23 +420,62 @@ def usage(
         model: The network; it is not changed.
         weights: Its prunable weights.
         inputs: A batch.
+        original: The network that it is a copy of.
 
     Returns:
         The logits in train mode; the layers whose weights are read without a call of the layer, so
         that no mask of `torch.nn.utils.prune` is applied; and the layers that compute another
         weight from their own, so that a mask of that means something else.
+
+    Raises:
+        ValueError: The copy runs on parameters of the original.
     """
-    watch = _Watch(weights)
+    watch = _Watch(weights, dict(original.named_parameters()) if original is not None else {})
     for training in (False, True):
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         with torch.no_grad(), mode_of(model, training), watch.on(model):
             logits = logits_of(model, buffers, inputs)
+    if watch.foreign:
+        raise ValueError(
+            f"model: a copy of it still reads {', '.join(sorted(watch.foreign))} of the original: "
+            "a lambda or a function kept in a module holds on to another module; make it a method"
+        )
     layers = [name.rpartition(".")[0] for name in weights]
     return (
         logits,
         [name for name in layers if name in watch.stray],
         [name for name in layers if name in watch.computed - watch.stray],
     )
+
+
+@torch.enable_grad()  # a caller may sit inside torch.no_grad()
+def cut_off(model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor) -> list[str]:
+    """The layers that are called in train mode, and whose weights get no gradient from the logits.
+
+    Something stands behind them that autograd cannot pass: `torch.no_grad()`, `detach`, a backward
+    pass of one's own that runs the layer again; or their output is thrown away.
+
+    Args:
+        model: The network; it is not changed.
+        weights: Its prunable weights.
+        inputs: A batch.
+    """
+    called: list[str] = []
+    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with ExitStack() as stack:
+        for name in weights:
+            layer = model.get_submodule(name.rpartition(".")[0])
+            hook = layer.register_forward_hook(lambda *_, name=name: called.append(name))
+            stack.callback(hook.remove)
+        with mode_of(model, training=True):
+            logits = logits_of(model, {**buffers, **leaves}, inputs)
+    if logits.requires_grad:
+        gradients = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
+    else:
+        gradients = [None] * len(leaves)
+    lost = {name for name, g in zip(leaves, gradients, strict=True) if g is None}
+    return [name.rpartition(".")[0] for name in weights if name in lost.intersection(called)]
 
 
 def flatten(tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:

@@ -135,7 +135,7 @@ class _Search(TorchFunctionMode):
 
     def draw(self, shape: torch.Size) -> Tensor:
         """Numbers of the sign of this run, of 0.1 to 1; or of either sign, and of 0.1 to 10."""
-        u = torch.rand(shape, generator=self.generator, dtype=self.dtype).to(self.anchor.device)
+        u = _uniform(shape, self.generator, self.dtype).to(self.anchor.device)
         if self.sign:
             return u.mul_(0.9 * self.sign).add_(0.1 * self.sign)
         return (u - 0.5).sign() * 10 ** (4 * (u - 0.5).abs() - 1)
@@ -401,7 +401,7 @@ class Dependence:
 
     def _search(self, state: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> _Search:
         """A search with these tensors of the network; a layer not in `kept` is whole."""
-        one = torch.ones((), device=self.device)
+        one = torch.ones((), dtype=torch.float32, device=self.device)
         every = {name: kept.get(name, one.expand(state[name].shape)) for name in self.layers}
         return _Search(state, every, self.device, self.dtype)
 
@@ -430,11 +430,16 @@ class Dependence:
         if inputs.is_floating_point():
             inputs = search.draw(inputs.shape)
         elif not search.resting:
-            u = torch.rand(inputs.shape, generator=search.generator).to(self.device)
+            u = _uniform(inputs.shape, search.generator, torch.float32).to(self.device)
             inputs = (u * (inputs.max() + 1)).to(inputs.dtype)
         # It seeds what a network leaves to chance: its own noise is the same in each run.
         with mode_of(self.model, training=False), search:
             return logits_of(self.model, search.state, inputs)
+
+
+def _uniform(shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Numbers in 0..1, the same on every device, and whatever the caller's defaults are."""
+    return torch.rand(shape, generator=generator, dtype=dtype, device="cpu")
 
 
 def _drawn(name: str, parameter: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -442,7 +447,7 @@ def _drawn(name: str, parameter: Tensor, dtype: torch.dtype, generator: torch.Ge
     if not parameter.is_floating_point():
         return parameter
     shape = parameter.shape
-    u = 0.5 + torch.rand(shape, generator=generator, dtype=dtype).to(parameter.device)
+    u = 0.5 + _uniform(shape, generator, dtype).to(parameter.device)
     if "bias" in name.rpartition(".")[2]:
         return 0.1 * u
     return u / shape[1:].numel() if len(shape) > 1 and shape[0] > 1 else u

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn import functional
 
-from .inspection import Batch, call, copy_of, mode_of
+from .inspection import Batch, call, copy_of, mode_of, plainly
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -29,7 +29,7 @@ def _normalised_by(model: nn.Module, inputs: Tensor) -> nn.Module:
         for module in model.modules():
             if isinstance(module, BatchNorm):
                 module.momentum = 1.0
-        model(inputs)
+        model(inputs.clone())
     return model
 
 
@@ -58,6 +58,7 @@ def jacobian_singular_values(
     return torch.linalg.svdvals(jacobians.flatten(2))
 
 
+@plainly()
 @torch.enable_grad()
 def trainability(
     model: nn.Module,
@@ -86,10 +87,10 @@ def trainability(
     with mode_of(trained, training=True):
         for inputs, targets in islice(cycle(batches), steps):
             optimiser.zero_grad()
-            functional.cross_entropy(trained(inputs), targets).backward()
+            functional.cross_entropy(trained(inputs.clone()), targets).backward()
             optimiser.step()
             with torch.no_grad():
                 torch._foreach_mul_(pruned, kept)
         with torch.no_grad():
-            losses = [functional.cross_entropy(trained(x), y) for x, y in batches]
+            losses = [functional.cross_entropy(trained(x.clone()), y) for x, y in batches]
     return float(torch.stack(losses).mean())

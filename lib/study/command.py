@@ -7,9 +7,11 @@ to the standard output, progress and messages to the standard error.
 import argparse
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # --help should not wait for torch
@@ -44,7 +46,10 @@ networks: lenet300 lenet5 vgg11 vgg13 vgg16 vgg19 (vgg11_plain: no batch norm)
 
 def _list(kind: Callable[[str], Any]) -> Callable[[str], tuple]:
     def several(text: str) -> tuple:
-        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        found = [kind(part.strip()) for part in text.split(",") if part.strip()]
+        if not found:
+            raise ValueError
+        return tuple(dict.fromkeys(found))  # one seed given twice is one network, not two
 
     several.__name__ = f"list of {kind.__name__}"  # so argparse says "invalid list of int value"
     return several
@@ -60,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     commands = top.add_subparsers(dest="command", required=True, help=argparse.SUPPRESS)
     for name in ("prune", "train", "compare"):
-        one = commands.add_parser(name, usage=f"panning {name} [options]")
+        one = commands.add_parser(name, prog=f"panning {name}", usage=f"panning {name} [options]")
         add, several = one.add_argument, ", or several: 0,1,2" if name == "compare" else ""
         add("--profile", metavar="FILE", default="params.yaml", help="params.yaml if not given")
         add("--task", metavar="NAME", help="a task of the profile's comparison")
@@ -101,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             command(arguments)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"panning: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -145,6 +150,16 @@ def _plan(arguments: argparse.Namespace) -> tuple["Parameters", "Plan"]:
     from ..methods import METHODS
     from . import checks, parameters, plans
 
+    for name, least in (("epochs", 1), ("batch_size", 1), ("workers", 0)):
+        value = getattr(arguments, name, None)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if arguments.device and arguments.device.startswith("cuda"):
+        import torch
+
+        number = torch.cuda.device_count()
+        if int(arguments.device.partition(":")[2] or 0) >= number:
+            raise ValueError(f"--device: there are {number} CUDA devices, got {arguments.device!r}")
     tasks = _tasks(parameters.load(arguments.profile), arguments)
     for name in (name for task in tasks for name in task.methods):
         base, plus, check = name.partition("+")
@@ -216,6 +231,11 @@ def _prune(arguments: argparse.Namespace) -> None:
     method, seed, scoring = cell["method"], cell["seed"], cell["scoring"]
     if method == "dense" or "check" in cell:
         raise ValueError(f"--method: {row['method']!r} prunes nothing itself; use panning train")
+    if arguments.save:  # before minutes of work
+        folder = Path(arguments.save).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise ValueError(f"--save: cannot write in {folder}")
     train_set, _ = load(cell["data"], cell["device"])
     result = pan(
         make_network(cell["network"], cell["width"], seed, train_set, cell["device"]),

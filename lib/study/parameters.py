@@ -333,7 +333,13 @@ def load(
     if not path.is_file():
         known = ", ".join(["params.yaml", *(f"profiles/{p.name}" for p in _profiles())])
         raise FileNotFoundError(f"profile: no file {str(profile)!r}; there are {known}")
-    values = _merged(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, changes or {})
+    try:
+        written = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"profile: {profile} is no YAML: {error}") from error
+    if not isinstance(written, dict):
+        raise ValueError(f"profile: {profile} holds no sections, as params.yaml does")
+    values = _merged(written, changes or {})
     params = _validated(Parameters, values, str(profile))
     params._size = "" if path == root() / "params.yaml" else path.stem
     return params
