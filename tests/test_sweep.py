@@ -96,7 +96,7 @@ NETWORKS = {
     "cait": named(32, "cait_xxs24_224", patch_size=8, **SMALL),
     "xcit": named(32, "xcit_nano_12_p16_224", **SMALL),
     "coat": named(
-        128, "coat_lite_tiny", img_size=128, embed_dims=[16, 16, 32, 32], serial_depths=[1, 1, 1, 1]
+        128, "coat_lite_tiny", img_size=128, embed_dims=[16, 16, 32, 32], serial_depths=[1, 1, 1, 2]
     ),
     "pit": named(64, "pit_ti_224", img_size=64, base_dims=[8] * 3, depth=[1] * 3, heads=[2] * 3),
     "levit": named(
@@ -120,7 +120,7 @@ NETWORKS = {
 }
 # The layers whose weights are read without a call of them, by the ends of their names.
 STRAY = {"swin": "qkv proj", "swin_v2": "qkv proj", "beit": "qkv", "eva02": "qkv"}
-SLOW = {"lambda", "hrnet", "res2net"}
+SLOW = {"lambda", "hrnet"}
 STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d)  # they compute their weights
 
 
