@@ -306,7 +306,8 @@ def synflow(
         Signed scores in the unit of the logits, (N,), float32 or float64.
 
     Raises:
-        ValueError: R is not finite in float64 either, or the model does not return one tensor.
+        ValueError: R or a score is not finite in float64 either, or the model does not return one
+            tensor.
     """
     weights = weights or prunable(model)
     if not any(weight.dtype == torch.float64 for weight in weights.values()):
@@ -314,10 +315,10 @@ def synflow(
         if all(_SAFE[0] < torch.linalg.vector_norm(layer, 1) < _SAFE[1] for layer in scores):
             return flatten(scores)
     total, scores = _path_norm(model, weights, mask, batch, torch.float64)
-    if not torch.isfinite(total):
+    if not all(torch.isfinite(x.sum()) for x in (total, *scores)):
         raise ValueError(
-            f"model: SynFlow's path norm R is {total.item()} in float64; "
-            "the weights hold NaN or infinity, or the network is too deep for its scale"
+            f"model: SynFlow's path norm R, {total.item()}, or its gradient is not finite in "
+            "float64; the weights hold NaN or infinity, or the network is too deep for its scale"
         )
     return flatten(scores)
 

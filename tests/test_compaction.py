@@ -570,6 +570,8 @@ LITERAL = {
     ),
     "split": lambda m, a, b: torch.cat(torch.split(a, [1, 3], 1), 1) + b,
     "asserts": lambda m, a, b: a + b if a.shape[1] == 4 else 1 / 0,
+    "expands by a size": lambda m, a, b: a + b * torch.ones(1, 1, 1).expand(b.size(1) // 4, 1, 1),
+    "counts its numbers": lambda m, a, b: a + b * torch.ones(a.numel() // len(a) // 144, 1, 1),
 }
 
 
@@ -577,11 +579,24 @@ LITERAL = {
 def test_a_forward_that_counts_on_the_number_of_channels_keeps_them(name):
     model = lively(Between(LITERAL[name], 4))
     masks = ones(model) | {"fc.weight": reads(4, 1)}
-    if name == "asserts":  # nothing tells that it counts, so that nothing is removed
-        with pytest.raises(ZeroDivisionError):
-            compacted(model, masks, X)
-        return
     assert agree(model, masks, X).model.one.out_channels == 4
+
+
+def test_a_forward_that_fails_without_its_dead_channels_is_refused_with_its_error():
+    model = lively(Between(lambda m, a, b: a + b if m.one.out_channels == 4 else 1 / 0, 4))
+    masks = ones(model) | {"fc.weight": reads(4, 1)}
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="its forward fails, with ZeroDivisionError"):
+        compacted(model, masks, X)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_outputs_that_are_not_finite_are_compared_in_what_is():
+    model = lively(Between(lambda m, a, b: (a + b) * (a.new_ones(6) / 0), 4))
+    masks = ones(model) | {"fc.weight": reads(4, 1)}
+    assert compacted(model, masks, X).model.one.out_channels == 1
+    model = lively(Between(lambda m, a, b: a * float("nan"), 4))
+    assert compacted(model, masks, X).model.one.out_channels == 1
 
 
 @pytest.mark.parametrize(("groups", "out", "left"), [(4, 4, 1), (4, 8, 1), (2, 4, 1), (2, 6, 1)])

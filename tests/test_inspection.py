@@ -1,12 +1,15 @@
 """What can be pruned, in one order; what cannot is refused with the reason."""
 
+import copy
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
+import lib
 from lib.networks.architectures import NETWORKS, build_model
-from lib.networks.inspection import flatten, prunable, unflatten
+from lib.networks.inspection import call, flatten, prunable, unflatten
 
 # --- the order of weights ------------------------------------------------------------------------
 
@@ -120,3 +123,57 @@ def test_attention_keeps_its_projections() -> None:
     """It reads them without calling their layer, where `prune` would apply the mask."""
     block = nn.TransformerEncoderLayer(8, 2, 16)
     assert list(prunable(block)) == ["linear1.weight", "linear2.weight"]
+
+
+class Several(nn.Module):
+    """A layer that three modules hold, and a weight that two layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+        self.again = nn.Sequential(self.first, self.norm, nn.ReLU())
+        self.last = nn.ModuleList([self.again, self.first, nn.Linear(3, 3)])
+        self.last[2].weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last[2](self.last[1](self.last[0](x)))
+
+
+@pytest.mark.parametrize("names", ["named_parameters", "state_dict"])
+def test_a_layer_in_several_places_is_replaced_in_all_and_comes_back(names: str) -> None:
+    torch.manual_seed(0)
+    model, x = Several().eval(), torch.randn(4, 3)
+    expected, before = model(x), dict(model.named_parameters())
+    found = model.state_dict() if names == "state_dict" else dict(model.named_parameters())
+    state = {n: t.double() if t.is_floating_point() else t for n, t in found.items()}
+    if names == "named_parameters":
+        state |= {n: b.double() for n, b in model.named_buffers() if b.is_floating_point()}
+    out = call(model, state, x.double())
+    torch.testing.assert_close(out, expected.double())
+    assert all(p is before[n] for n, p in model.named_parameters())
+    assert all(isinstance(p, nn.Parameter) for p in model.first.parameters())
+    assert model(x).dtype == torch.float32
+
+
+def test_a_network_with_a_layer_in_two_places_is_pruned_as_if_it_were_in_one() -> None:
+    class Twice(nn.Module):
+        def __init__(self, layer: nn.Module, *places: nn.Module) -> None:
+            super().__init__()
+            self.layer, self.head, self.places = layer, nn.Linear(8, 3), nn.ModuleList(places)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(self.layer(x).relu()).relu())
+
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 8)
+    one, two = Twice(layer), Twice(layer, layer, layer)
+    two.head = one.head
+    batches = [(torch.randn(6, 8), torch.arange(6) % 3)]
+    before = copy.deepcopy(two.state_dict())
+    expected = lib.pan(one, batches, 0.7, 4, gradients="masked")
+    found = lib.pan(two, batches, 0.7, 4, gradients="masked")
+    assert torch.equal(found.masks.flat, expected.masks.flat)
+    assert torch.equal(found.effective.flat, expected.effective.flat)
+    lib.synflow(two, None, batches[0])
+    assert all(torch.equal(value, before[name]) for name, value in two.state_dict().items())
+    assert two.layer.weight is layer.weight

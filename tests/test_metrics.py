@@ -333,3 +333,13 @@ def test_what_makes_the_loss_meaningless_is_named(
     mlp[1].weight.data[0, 0] *= weights
     with pytest.raises(ValueError, match=f"{guilty}: the scoring loss is nan"):
         getattr(metrics, metric)(mlp, None, (images * inputs, targets))
+
+
+def test_synflow_says_it_when_only_its_gradient_is_not_finite() -> None:
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - x).sqrt() + x
+
+    model = nn.Sequential(nn.Linear(3, 3), Root(), nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="its gradient is not finite in float64"):
+        metrics.synflow(model, None, (torch.ones(1, 3), torch.zeros(1)))

@@ -56,6 +56,8 @@ class Channels(TorchFunctionMode):
         cautious: Whether grouped convolutions, concatenations, chunks, and views of the channels
             keep all of them, since a `forward` may rely on their number; and those in one or three
             dimensions.
+        shapes: Whether an activation whose shape is read keeps all of its channels, for the same
+            reason.
     """
 
     # Operations that treat each channel alone and keep the shape (`relu_` counts as `relu`).
@@ -78,9 +80,11 @@ class Channels(TorchFunctionMode):
     # Asking a tensor for its shape reveals nothing about its values.
     SHAPE = frozenset("get size dim len numel stride is_contiguous is_floating_point".split())
 
-    def __init__(self, model: nn.Module, example: Tensor, cautious: bool = False):
+    def __init__(
+        self, model: nn.Module, example: Tensor, cautious: bool = False, shapes: bool = False
+    ):
         super().__init__()
-        self.model, self.cautious = model, cautious
+        self.model, self.cautious, self.shapes = model, cautious, shapes
         self.names: dict[int, str] = {}
         self.axes: dict[str, tuple[np.ndarray, ...]] = {}
         self.count = 0
@@ -199,6 +203,9 @@ class Channels(TorchFunctionMode):
             numbers = [leaf for leaf in leaves if type(leaf) is int]
             channels = self._channels(name, out, tensors, numbers)
         blind = name in self.SHAPE and not isinstance(out, Tensor)
+        if self.shapes:  # the first axis has no channels
+            blind &= not isinstance(out, torch.Size) and name != "numel"
+            blind &= name != "size" or leaves[1:] == [0]
         if not self.cautious:
             blind |= name.startswith("new_") or name.endswith("_like")
             blind |= name == "chunk" and self._chunked(out, *leaves)

@@ -10,6 +10,7 @@ removed, since its bias, or the β of its batch normalisation, is a constant tha
 """
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -57,7 +58,8 @@ def compact(model: nn.Module, example_input: Tensor) -> nn.Module:
 
     A layer whose channels are all dead keeps one, whose weights stay masked. Grouped convolutions
     lose whole groups; unknown operations keep all the channels that they touch. So does
-    `x.view(-1, 800)`, which relies on their number; write `x.flatten(1)`.
+    `x.view(-1, 800)`, which relies on their number; write `x.flatten(1)`. Where the forward fails
+    because it has read a shape, what it has read the shape of keeps its channels, too.
 
     Args:
         model: A network pruned through `torch.nn.utils.prune`, as by `apply_masks` with a result's
@@ -70,7 +72,8 @@ def compact(model: nn.Module, example_input: Tensor) -> nn.Module:
 
     Raises:
         ValueError: A normalisation over several channels looks at a dead one; or the network's
-            forward depends on the number of channels; or `example_input` is no tensor.
+            forward computes with the number of channels, or fails without the dead ones; or
+            `example_input` is no tensor.
     """
     if not isinstance(example_input, Tensor):
         raise ValueError(
@@ -111,10 +114,19 @@ def _cut(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -
     if len(example) == 1:
         example = torch.cat([example, example])
     before = _masked_outputs(model, masks, example)
-    try:  # what a `forward` may rely on can only be tried
-        return _without(model, masks, example, before, cautious=False)
-    except Exception:
-        return _without(model, masks, example, before, cautious=True)
+    # What a `forward` may rely on can only be tried.
+    for shapes, cautious in product((False, True), repeat=2):
+        try:
+            return _without(model, masks, example, before, cautious, shapes)
+        except ValueError as error:
+            failure = error
+        if cautious and not isinstance(failure, _Fails):
+            break  # it runs, so that no shape is wrong
+    raise failure
+
+
+class _Fails(ValueError):
+    """The network does not run without its dead channels."""
 
 
 def _without(
@@ -123,12 +135,13 @@ def _without(
     example: Tensor,
     before: list[Tensor],
     cautious: bool,
+    shapes: bool = False,
 ) -> Compacted:
     """Remove the dead channels of a network, which must then return what it did before.
 
-    If it does not, it gets them back, and an error is raised.
+    If it does not, it gets them back, and a ValueError is raised.
     """
-    kept, tensors = Channels(model, example, cautious).kept(masks), _tensors(model)
+    kept, tensors = Channels(model, example, cautious, shapes).kept(masks), _tensors(model)
     whole = [(tensors[name], tensors[name].data) for name in kept]
     layers = {_layer_of(model, name)[0] for name in kept}
     sizes = [(layer, {n: v for n, v in vars(layer).items() if type(v) is int}) for layer in layers]
@@ -143,21 +156,33 @@ def _without(
             if hasattr(layer, size) and axis < len(axes) and ours:
                 setattr(layer, size, len(axes[axis]))
     cut = {name: pick(mask, kept.get(name, ())) for name, mask in masks.items()}
+    why = None
     try:
-        for old, new in zip(before, _masked_outputs(model, cut, example), strict=True):
-            slack = old.abs().max().item() * torch.finfo(old.dtype).eps ** 0.5
-            if not torch.allclose(old, new, rtol=0, atol=slack, equal_nan=True):
-                raise ValueError(
-                    "model cannot be compacted: without its dead channels it computes something "
-                    "else; look for a forward that depends on the number of channels, or on chance"
-                )
-    except Exception:
-        for tensor, data in whole:
-            tensor.data = data
-        for layer, numbers in sizes:
-            vars(layer).update(numbers)
-        raise
-    return Compacted(model, cut, kept)
+        after = _masked_outputs(model, cut, example)
+    except Exception as error:
+        after, why = [], error
+    if len(before) == len(after) and all(map(_equal, before, after)):
+        return Compacted(model, cut, kept)
+    for tensor, data in whole:
+        tensor.data = data
+    for layer, numbers in sizes:
+        vars(layer).update(numbers)
+    if why is not None:
+        raise _Fails(
+            "model cannot be compacted: without its dead channels its forward fails, with "
+            f"{type(why).__name__}: {why}; look for a number of channels that it relies on"
+        ) from why
+    raise ValueError(
+        "model cannot be compacted: without its dead channels it computes something else; look "
+        "for a forward that depends on the number of channels, or on chance"
+    )
+
+
+def _equal(old: Tensor, new: Tensor) -> bool:
+    """Whether two outputs are the same up to rounding, of what is finite in them."""
+    finite = old[old.isfinite()].abs()
+    slack = finite.max().item() * torch.finfo(old.dtype).eps ** 0.5 if len(finite) else 0.0
+    return old.shape == new.shape and torch.allclose(old, new, 0, slack, equal_nan=True)
 
 
 def _layer_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -172,7 +172,30 @@ def call(model: nn.Module, state: Mapping[str, Tensor], *inputs: Tensor) -> Any:
     if isinstance(model, nn.DataParallel):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
         return call(model.module, state, *inputs)
-    return functional_call(model, dict(state), tuple(x.clone() for x in inputs))
+    own = tuple(x.clone() for x in inputs)  # a forward may write into its input
+    return functional_call(model, _placed(model, state), own, tie_weights=False)
+
+
+def _placed(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of `state` by every place in the model that holds the one they stand for.
+
+    A place is named once, also in a module that the model has under several names: after such a
+    module `functional_call` does not clear up, and the network keeps the tensors of `state`.
+    """
+    homes: dict[int, str] = {}  # the first name of each module
+    owners: dict[str, Tensor] = {}  # whose place a name is
+    places: dict[int, set[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        home = homes.setdefault(id(module), path)
+        for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                owners[f"{path}.{attribute}".lstrip(".")] = tensor
+                places.setdefault(id(tensor), set()).add(f"{home}.{attribute}".lstrip("."))
+    return {
+        place: value
+        for name, value in state.items()
+        for place in (places[id(owners[name])] if name in owners else (name,))
+    }
 
 
 def logits_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
