@@ -9,13 +9,16 @@ import gymnasium
 import numpy as np
 from torch import nn
 
-from .metrics import METRICS, Batch
+from .metrics import METRICS, Batch, grad_norm_sq, loss_and_gradient, synflow
 from .networks.probes import trainability
 from .panning import Panning, calibrate
 from .policies import ACTIONS
 from .scores import Extremes, Observation
 
 OBJECTIVES = ("paper", "trainability")
+# After how many steps the authors' process narrows its range of targets, and the new lower end. It
+# is 0.9 or 0.98 in their program, by the network.
+NARROW = (10_000, 0.9)
 
 
 class Reward(NamedTuple):
@@ -56,6 +59,100 @@ def reward(
     )
 
 
+class PaperView:
+    """What is seen of a run, and which targets are drawn, as the paper has it and we complete it.
+
+    Args:
+        process: The run.
+        extremes: The range of 𝒩.
+        grad_weight: w of the reward.
+    """
+
+    def __init__(self, process: Panning, extremes: Extremes, grad_weight: float):
+        self.process, self.extremes, self.grad_weight = process, extremes, grad_weight
+
+    def observe(self) -> Observation:
+        """L, ΔL, L_s and ΔL_s."""
+        return self.process.observe()
+
+    @property
+    def effective_sparsity(self) -> float:
+        """ρ_e; 1 where the network is dead."""
+        return self.process.effective_sparsity
+
+    def look(self) -> None:
+        """Called at each reset, and after each step."""
+
+    def state(self) -> np.ndarray:
+        """The state, (7,) float64."""
+        return self.process.state(self.extremes)
+
+    def target(self, low: float, top: float, random: np.random.Generator) -> float:
+        """The target sparsity of an episode: its density is log-uniform."""
+        return 1 - math.exp(random.uniform(math.log(1 - top), math.log(1 - low)))
+
+
+class AuthorsView(PaperView):
+    """The same in the authors' program, as its published code computes it.
+
+    The range of 𝒩 runs on, over episodes, too. ΔL_s is over all weights, the removed ones too, and
+    all losses are at the scoring temperature. A kept weight is effective if its SynFlow score is
+    not 0, which takes biases for inputs. The state repeats the terms of the reward, has the target
+    just reached, and is blind before the first step.
+    """
+
+    def __init__(self, process: Panning, extremes: Extremes | None, grad_weight: float):
+        self.taken = 0  # steps, over all episodes
+        super().__init__(process, extremes or Extremes.of([self._observed(process)]), grad_weight)
+
+    @staticmethod
+    def _observed(process: Panning) -> Observation:
+        bank, found = process.bank, []
+        index = max(0, process.t - 1) % len(bank.batches)
+        for mask in (None, process.mask):
+            loss, gradients = loss_and_gradient(
+                *(bank.model, mask, bank.batches[index], bank.temperature), weights=bank.weights
+            )
+            found += [loss.item(), grad_norm_sq(gradients).item()]
+        return Observation(*found)
+
+    def observe(self) -> Observation:
+        """L, ΔL, L_s and ΔL_s."""
+        return self._seen
+
+    @property
+    def effective_sparsity(self) -> float:
+        """The share of the weights that are removed or have a SynFlow score of 0."""
+        return self._reached
+
+    def look(self) -> None:
+        """Called at each reset, and after each step."""
+        process, bank = self.process, self.process.bank
+        self._seen = self._observed(process)
+        self.extremes = self.extremes.including(self._seen)
+        scores = synflow(bank.model, process.mask, bank.batches[0], weights=bank.weights)
+        self._reached = 1 - int((process.mask & (scores != 0)).sum()) / bank.total
+        self.taken += process.t > 0
+
+    def state(self) -> np.ndarray:
+        """The state, (7,) float64."""
+        process = self.process
+        loss, norm, loss_sparse, norm_sparse = self.extremes.scale(self._seen)
+        if process.t == 0:
+            return np.array([loss, norm, 0, 0, 0, 0, 0])
+        gaps = abs(loss - loss_sparse), self.grad_weight * abs(norm - norm_sparse)
+        just, time = process.targets[process.t - 1], (process.t - 1) / process.steps
+        return np.array([loss, norm, *gaps, self._reached, just, time])
+
+    def target(self, low: float, top: float, random: np.random.Generator) -> float:
+        """The target sparsity of an episode: uniform, and later in a narrower range."""
+        after, end = NARROW
+        return random.uniform(max(low, min(end, top)) if self.taken >= after else low, top)
+
+
+VIEWS = {"paper": PaperView, "authors": AuthorsView}
+
+
 class PanningEnv(gymnasium.Env):
     """Choose p at every iteration of a Panning run.
 
@@ -74,6 +171,10 @@ class PanningEnv(gymnasium.Env):
     each reset, its *density* log-uniformly from the range, so that all decades of density are
     equally likely; `reset(options={"sparsity": 0.99})` fixes it.
 
+    With `formulation="authors"` it is the decision process of the authors' program: the state after
+    step t is (𝒩(L), 𝒩(ΔL), |𝒩(L) - 𝒩(L_s)|, w |𝒩(ΔL) - 𝒩(ΔL_s)|, effective sparsity, the target
+    just reached, (t - 1) / T), and targets are drawn uniformly; see `AuthorsView`.
+
     Args:
         model: The network; a private copy is made.
         batches: Scoring batches, [(inputs, targets), ...].
@@ -82,11 +183,13 @@ class PanningEnv(gymnasium.Env):
             for a single weight.
         alpha: α of the reward.
         grad_weight: w of the reward.
-        extremes: The range of 𝒩; by default measured on this network, see `calibrate`.
+        extremes: The range of 𝒩; by default measured on this network, see `calibrate`. In the
+            authors' process it is where the range begins, by default with the dense network.
         calibration_steps: Iterations of each roll-out that measures it.
         action: How an action becomes p, a name in `ACTIONS`.
         objective: What is rewarded, a name in `OBJECTIVES`.
         trial_steps: Of training, for the objective "trainability".
+        formulation: "paper" or "authors".
         **settings: Further settings of `Panning`, such as `schedule`.
 
     Raises:
@@ -109,8 +212,11 @@ class PanningEnv(gymnasium.Env):
         action: str = "linear",
         objective: str = "paper",
         trial_steps: int = 100,
+        formulation: str = "paper",
         **settings: Any,
     ):
+        if formulation not in VIEWS:
+            raise ValueError(f"formulation must be one of {', '.join(VIEWS)}, got {formulation!r}")
         if action not in ACTIONS:
             raise ValueError(f"action must be one of {', '.join(ACTIONS)}, got {action!r}")
         if objective not in OBJECTIVES:
@@ -138,13 +244,20 @@ class PanningEnv(gymnasium.Env):
         self.calibration_steps = calibration_steps
         # ln(classes), the loss of a network that cannot tell one class from another.
         self._plateau = math.log(self.panning.bank.classes)
-        self.extremes = extremes or calibrate(
-            self.panning, sorted({*self.sparsity_range}), calibration_steps
-        )
+        if extremes is None and formulation == "paper":
+            ends = sorted({*self.sparsity_range})
+            extremes = calibrate(self.panning, ends, calibration_steps)
+        self.formulation = formulation
+        self.view = VIEWS[formulation](self.panning, extremes, grad_weight)
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (7,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(METRICS),), np.float32)
         # A model of stable-baselines3 is saved with its spaces, and loaded without its environment.
         self.action_space.panning = {"action": action, "sparsity": self.sparsity_range}
+
+    @property
+    def extremes(self) -> Extremes:
+        """The range of 𝒩."""
+        return self.view.extremes
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -158,10 +271,10 @@ class PanningEnv(gymnasium.Env):
         else:
             target, top = self.sparsity_range
             if target < top:
-                ends = math.log(1 - top), math.log(1 - target)
-                target = 1 - math.exp(self.np_random.uniform(*ends))
+                target = self.view.target(target, top, self.np_random)
         self.panning.reset(target)
-        return self._state(), self._info()
+        self.view.look()
+        return self.view.state(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One iteration with p = (action + 1) / 2, or what the setting `action` makes of it."""
@@ -174,16 +287,17 @@ class PanningEnv(gymnasium.Env):
         return self._answer()
 
     def _answer(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.view.look()
         terms = self._reward()
         info = self._info() | {f"reward_{k}": v for k, v in terms._asdict().items()}
         # Time is in the state, so the last iteration ends the task and does not truncate it.
-        terminated = self.panning.done or self.panning.dead
-        return self._state(), sum(terms), terminated, False, info
+        terminated = self.panning.done or self.view.effective_sparsity == 1
+        return self.view.state(), sum(terms), terminated, False, info
 
     def _reward(self) -> Reward:
         process = self.panning
         if self.objective == "trainability":
-            if process.dead:
+            if self.view.effective_sparsity == 1:
                 return Reward(dead=-float(process.steps - process.t + 1) - self._plateau)
             if not process.done:
                 return Reward()
@@ -192,9 +306,9 @@ class PanningEnv(gymnasium.Env):
             worst = self._plateau + 1
             return Reward(trainability=-min(loss, worst) if math.isfinite(loss) else -worst)
         return reward(
-            process.observe(),
+            self.view.observe(),
             self.extremes,
-            effective_sparsity=process.effective_sparsity,
+            effective_sparsity=self.view.effective_sparsity,
             target_sparsity=process.targets[process.t - 1],
             t=process.t,
             steps=process.steps,
@@ -202,15 +316,12 @@ class PanningEnv(gymnasium.Env):
             grad_weight=self.grad_weight,
         )
 
-    def _state(self) -> np.ndarray:
-        return self.panning.state(self.extremes)
-
     def _info(self) -> dict[str, Any]:
         process = self.panning
-        return process.observe()._asdict() | {
+        return self.view.observe()._asdict() | {
             "final_target": process.sparsity,
             "target_sparsity": process.targets[max(0, process.t - 1)],
-            "effective_sparsity": process.effective_sparsity,
+            "effective_sparsity": self.view.effective_sparsity,
         }
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from .metrics import Batch
 from .networks.inspection import logits_of, mode_of, plainly
 from .panning import Callback, Panning, PanResult, calibrate
-from .policies import as_policy, constant_policy, staged_policy
+from .policies import PRODUCT_STAGES, STAGES, as_policy, constant_policy, staged_policy
 from .scores import Extremes
 
 
@@ -29,6 +29,7 @@ class Method:
     gradients: str = "dense"
     score: str = "absolute"
     control: str | None = None
+    fusion: str = "sum"
 
 
 METHODS: dict[str, Method] = {
@@ -50,6 +51,10 @@ METHODS: dict[str, Method] = {
     "iterative_fused": Method(None, steps=None, score="normalised"),
     # Kang et al. 2022.
     "panning": Method(None, steps=None, reactivate=True, score="normalised"),
+    # The product form, S = Π Z(s_i)^p_i, of the authors' program, with its own table of exponents.
+    "panning_product": Method(
+        None, steps=None, reactivate=True, score="normalised", fusion="product"
+    ),
     "rlpanning": Method(None, steps=None, reactivate=True, score="normalised"),
 }
 
@@ -69,6 +74,7 @@ def _process(
         "gradients": chosen.gradients,
         "score": chosen.score,
         "control": chosen.control,
+        "fusion": chosen.fusion,
     }
     steps = chosen.steps or 100 if steps is None else steps
     return Panning(model, batches, sparsity, steps, **{**own, **settings})
@@ -142,7 +148,8 @@ def pan(
     if policy is None and method == "rlpanning":
         raise ValueError("policy: 'rlpanning' needs a trained agent, see lib.load_policy")
     if policy is None:
-        policy = staged_policy() if chosen.p is None else constant_policy(chosen.p)
+        staged = staged_policy(STAGES if chosen.fusion == "sum" else PRODUCT_STAGES)
+        policy = staged if chosen.p is None else constant_policy(chosen.p)
     policy = as_policy(policy)
     process = _process(model, batches, sparsity, steps, method, settings)
     if extremes is None and policy.needs_loss:

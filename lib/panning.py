@@ -463,6 +463,4 @@ def calibrate(
             while not rehearsal.done:
                 rehearsal.step(policy(rehearsal.state(None, effective=False)))
                 seen.append(rehearsal.observe())
-    losses = [value for o in seen for value in (o.loss, o.loss_sparse)]
-    norms = [value for o in seen for value in (o.grad_norm_sq, o.grad_norm_sq_sparse)]
-    return Extremes((min(losses), max(losses)), (min(norms), max(norms)))
+    return Extremes.of(seen)

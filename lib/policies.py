@@ -22,13 +22,21 @@ P = tuple[float, float, float]
 # sparsity, effective sparsity reached, t / T.
 LOSS, GRAD, LOSS_SPARSE, GRAD_SPARSE, TARGET, EFFECTIVE, TIME = range(7)
 
-# The hand-made policy: p for (SynFlow, SNIP, GraSP), by the target sparsity of the iteration.
+# The hand-made policies of the authors' program: p for (SynFlow, SNIP, GraSP), by the target
+# sparsity of the iteration; for the sum, and the exponents of the product.
 STAGES = (
     (0.8, 0.2, 0.5, 0.3),
     (0.9, 0.2, 0.4, 0.4),
     (0.98, 0.2, 0.3, 0.5),
     (0.99, 0.4, 0.2, 0.4),
     (1.0, 0.5, 0.0, 0.5),
+)
+PRODUCT_STAGES = (
+    (0.8, 0.3, 1.0, 0.2),
+    (0.9, 0.3, 1.0, 0.4),
+    (0.98, 0.5, 0.5, 0.6),
+    (0.99, 0.8, 0.0, 1.0),
+    (1.0, 1.0, 0.0, 1.0),
 )
 
 

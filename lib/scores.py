@@ -130,7 +130,7 @@ def fuse(scores: Mapping[str, Tensor], p: Mapping[str, float], form: str = "sum"
 
 
 class Observation(NamedTuple):
-    """L and ΔL, L_s and ΔL_s: at temperature 1, of the dense and of the sparse network."""
+    """L and ΔL, L_s and ΔL_s: of the dense and of the sparse network."""
 
     loss: float
     grad_norm_sq: float
@@ -140,10 +140,22 @@ class Observation(NamedTuple):
 
 @dataclass(frozen=True)
 class Extremes:
-    """The frozen range of 𝒩(·), min-max scaling, for L and L_s and for ΔL and ΔL_s."""
+    """The range of 𝒩(·), min-max scaling, for L and L_s and for ΔL and ΔL_s."""
 
     loss: tuple[float, float]
     grad_norm_sq: tuple[float, float]
+
+    @classmethod
+    def of(cls, observed: Iterable[Observation]) -> "Extremes":
+        """The smallest range that holds all that was observed."""
+        dense_loss, dense_norm, loss, norm = zip(*observed, strict=True)
+        losses, norms = dense_loss + loss, dense_norm + norm
+        return cls((min(losses), max(losses)), (min(norms), max(norms)))
+
+    def including(self, observed: Observation) -> "Extremes":
+        """The range, wide enough for this, too."""
+        ends = zip(self.loss, self.grad_norm_sq, strict=True)
+        return Extremes.of([observed, *(Observation(*end, *end) for end in ends)])
 
     def scale(self, observed: Observation) -> tuple[float, float, float, float]:
         """𝒩 of the four quantities: in [0, 1], and 0 where a range is empty."""

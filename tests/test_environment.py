@@ -635,3 +635,66 @@ def test_a_setting_of_another_kind_is_refused_by_name(make, settings, message: s
 
 def test_a_range_in_numpy_is_a_range(make) -> None:
     assert make(sparsity=np.array([0.5, 0.75])).sparsity_range == (0.5, 0.75)
+
+
+# --- the authors' process -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def theirs(reference) -> PanningEnv:
+    return PanningEnv(reference.model, reference.batches, 10, 0.95, formulation="authors")
+
+
+def test_the_authors_process_is_that_of_their_program(theirs, reference) -> None:
+    """States, rewards, ends, ranges and masks of ten steps, as their program has them."""
+    data = reference.data
+    state, _ = theirs.reset()
+    assert np.array_equal(state, np.zeros(7))  # an empty range: theirs divides 0 by 0 here
+    kept = np.unpackbits(data["env:masks"], axis=1)[:, : reference.total].astype(bool)
+    for i, action in enumerate(data["env:actions"]):
+        state, value, terminated, truncated, _ = theirs.step(action)
+        assert np.array_equal(theirs.panning.mask.numpy(), kept[i])
+        assert state == pytest.approx(data["env:states"][i], abs=2e-5)
+        assert value == pytest.approx(data["env:rewards"][i], abs=1e-4)
+        assert terminated == data["env:dones"][i] and not truncated
+        ranges = *theirs.extremes.loss, *theirs.extremes.grad_norm_sq
+        assert ranges == pytest.approx(data["env:ranges"][i], rel=1e-5)
+
+
+def test_the_authors_range_runs_on_and_the_papers_does_not(theirs, reference) -> None:
+    ours = PanningEnv(reference.model, reference.batches, 10, 0.95)
+    widths = {theirs: [], ours: []}
+    for env, found in widths.items():
+        for policy in (constant_policy((1, 0, 0)), constant_policy((0, 0, 1))):
+            rollout(env, policy, 0.95)
+            found.append(np.ptp(env.extremes.loss))
+        state, _ = env.reset()
+        assert (state[0] > 0) == (np.ptp(env.extremes.loss) > 0)
+    assert widths[theirs][0] < widths[theirs][1] and widths[ours][0] == widths[ours][1]
+
+
+def test_the_authors_targets_are_uniform_and_later_in_a_narrower_range(mlp, batches, monkeypatch):
+    env = PanningEnv(mlp, batches, 2, (0.8, 1.0), formulation="authors")
+    monkeypatch.setattr(environment, "NARROW", (4, 0.9))
+    drawn = [env.reset(seed=0)[1]["final_target"]]
+    drawn += [env.reset()[1]["final_target"] for _ in range(199)]
+    top = 1 - 1 / env.panning.bank.total
+    assert stats.kstest(drawn, stats.uniform(0.8, top - 0.8).cdf).pvalue > 0.01
+    for _ in range(2):
+        env.reset(options={"sparsity": 0.5})
+        env.step(np.zeros(3))
+        assert env.reset()[1]["final_target"] >= 0.8
+        env.step(np.zeros(3))
+    drawn = [env.reset()[1]["final_target"] for _ in range(200)]
+    assert stats.kstest(drawn, stats.uniform(0.9, top - 0.9).cdf).pvalue > 0.01
+
+
+def test_the_authors_process_passes_the_checkers(theirs) -> None:
+    with warnings.catch_warnings(action="error"):
+        check_env(theirs, skip_render_check=True)
+        check_env_for_agents(theirs)
+
+
+def test_an_unknown_formulation_is_named(mlp, batches) -> None:
+    with pytest.raises(ValueError, match="formulation must be one of paper, authors, got 'poster'"):
+        PanningEnv(mlp, batches, formulation="poster")

@@ -1,5 +1,6 @@
 """Each method of the comparison, against a network small enough to compute by hand."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -75,16 +76,22 @@ class ByHand:
     def magnitude(self, mask: np.ndarray) -> np.ndarray:
         return np.abs(self.theta)
 
-    def panning(self, mask: np.ndarray) -> np.ndarray:
-        """With p = (1, .5, .2)."""
+    def normalised(self, mask: np.ndarray) -> list[np.ndarray]:
         dense = np.ones_like(mask)
         signed = (  # the sign is what the normalisation takes away, but after the mean
             self.synflow(mask) * np.sign(self.theta),
             self.theta * self.gradient(self.theta),
             self.grasp(dense),
         )
-        z = [np.abs(s - s.mean()) / (s.std(ddof=1) or 1) for s in signed]
-        return z[0] + 0.5 * z[1] + 0.2 * z[2]
+        return [np.abs(s - s.mean()) / (s.std(ddof=1) or 1) for s in signed]
+
+    def panning(self, mask: np.ndarray) -> np.ndarray:
+        """With p = (1, .5, .2)."""
+        return sum(p * z for p, z in zip((1, 0.5, 0.2), self.normalised(mask), strict=True))
+
+    def product(self, mask: np.ndarray) -> np.ndarray:
+        """With the exponents p = (1, .5, .2)."""
+        return math.prod(z**p for p, z in zip((1, 0.5, 0.2), self.normalised(mask), strict=True))
 
     def allows(
         self, masks: list[np.ndarray], sparsity: float, scores: Scores, steps: int, returning: bool
@@ -125,6 +132,7 @@ TABLE: dict[str, tuple[Scores, int, bool]] = {
     "force": (ByHand.snip, 100, True),
     "iterative_fused": (ByHand.panning, 100, False),
     "panning": (ByHand.panning, 100, True),
+    "panning_product": (ByHand.product, 100, True),
     "rlpanning": (ByHand.panning, 100, True),
 }
 
@@ -171,6 +179,7 @@ def test_grasp_keeps_the_largest_signed_scores(network, batches) -> None:
 
 MASKS = [
     *("panning:0.5:10", "panning:0.9:10", "panning:0.9:50", "panning:0.97:50"),
+    *(f"panning_product:{end}" for end in ("0.5:10", "0.9:10", "0.9:50", "0.97:50")),
     *("synflow:0.5:10", "synflow:0.9:10", "synflow:0.9:50", "synflow:0.97:50"),
     *("snip:0.5:1", "snip:0.9:1", "grasp_abs:0.5:1", "grasp_abs:0.9:1"),
 ]

@@ -149,7 +149,8 @@ def test_methods_of_a_task_share_everything_but_how_they_prune(params) -> None:
             assert {key: cell[key] for key in shared} == {key: cells[0][key] for key in shared}
         first = cells[0]
         assert (first["data"], first["network"]) == (task.data, task.network)
-        assert (first["width"], first["scoring"]) == (task.width, params.scoring)
+        scoring = params.scoring.changed(per_class=task.per_class)
+        assert (first["width"], first["scoring"]) == (task.width, scoring)
         own = {"epochs": task.epochs, "batch_size": task.batch_size}
         own |= {"weight_decay": task.weight_decay}
         assert first["training"] == params.training.changed(**own)

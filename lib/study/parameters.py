@@ -94,6 +94,7 @@ class Task(Section):
     sparsities: tuple[float, ...]
     methods: tuple[str, ...] = Field(description='names in lib.METHODS, or "panning+shuffled"')
     seeds: tuple[int, ...]
+    per_class: int = Field(description="samples of each class in a scoring batch")
 
 
 class Comparison(Section):

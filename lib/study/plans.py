@@ -65,6 +65,7 @@ def comparison(params: Parameters, agents: Mapping[int, Any] | None = None) -> P
         taught = {"epochs": task.epochs, "batch_size": task.batch_size}
         base = _base(params, task.network, weight_decay=task.weight_decay, **taught)
         base |= {"data": task.data, "width": task.width}
+        base["scoring"] = params.scoring.changed(per_class=task.per_class)
         for method in ("dense", *task.methods):
             if (method == "rlpanning") != (agents is not None):
                 continue
