@@ -8,7 +8,9 @@ stands: what changes from run to run depends on the input; what has a gradient, 
 on.
 """
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -39,9 +41,10 @@ _RISING = frozenset(
 )
 # Those that make a number of Python of a tensor, by which a `forward` may choose its way.
 _NUMBERS = frozenset("item tolist numpy bool int float index contains".split())
-# The sign of what stays, and those of what is drawn anew in runs beside it; 0 is of either sign,
-# and of any size. A unit that is cut off on one side, or decides by its sign, is seen on both.
-_ROUNDS = ((1, (1, -1)), (-1, (0,)), (10, (0,)))
+# The sign and size of what stays, and of what is drawn anew in runs beside it; 0 is of either sign,
+# and of many sizes. A unit that is cut off on one side, decides by its sign, or is open for small
+# numbers or for large ones alone, is seen on all sides.
+_ROUNDS = ((1, (1, -1)), (-1, (0,)), (10, (0,)), (1e-3, (1e-3,)))
 _REPEATS = 8  # of all rounds at most, until two of them find nothing
 # Smaller changes and gradients are rounding: the softmax of a single score has such a gradient.
 _CHANGE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -148,11 +151,11 @@ class _Search(TorchFunctionMode):
         self.known = {id(tensor): tensor for tensor in self.state.values()}
 
     def draw(self, shape: torch.Size) -> Tensor:
-        """Numbers of the sign of this run, of 0.1 to 1; or of either sign, and of 0.003 to 30."""
+        """Numbers of a tenth of this run's to all of it; or of either sign, from 0.003 to 30."""
         u = torch.rand(shape, generator=self.generator, dtype=self.dtype).to(self.anchor.device)
         if self.sign:
             return u.mul_(0.9 * self.sign).add_(0.1 * self.sign)
-        return (u - 0.5).sign() * 10 ** (8 * (u - 0.5).abs() - 2.5)
+        return abs(self.still) * (u - 0.5).sign() * 10 ** (8 * (u - 0.5).abs() - 2.5)
 
     def changed(self, x: Tensor, base: Tensor) -> Tensor:
         """Where x has become another number than base."""
@@ -217,7 +220,7 @@ class _Search(TorchFunctionMode):
             self.rises &= len(given) == len(leaves) == 2
         self.rises &= all(id(tensor) in self.known for tensor in given)  # made by what was seen
         self.known |= {id(tensor): tensor for tensor in made}
-        if self.rises and self.sign == 1:
+        if self.rises and self.sign > 0:
             self.rises = all(bool((tensor >= 0).all()) for tensor in (*given, *made))
 
     def _layer(
@@ -477,8 +480,15 @@ class Dependence:
         with mode_of(self.model, training=False):
             for device in {self.device, torch.device("cpu")}:
                 torch.rand(turn, device=device)
-            with search:
+            with _uncompiled(), search:
                 return logits_of(self.model, search.state, inputs)
+
+
+def _uncompiled() -> AbstractContextManager:
+    """What `torch.compile` has made runs as it was written: it would be compiled for each run."""
+    if "torch._dynamo" in sys.modules:
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 def _drawn(name: str, parameter: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
