@@ -44,7 +44,7 @@ _NUMBERS = frozenset("item tolist numpy bool int float index contains".split())
 # The sign and size of what stays, and of what is drawn anew in runs beside it; 0 is of either sign,
 # and of many sizes. A unit that is cut off on one side, decides by its sign, or is open for small
 # numbers or for large ones alone, is seen on all sides.
-_ROUNDS = ((1, (1, -1)), (-1, (0,)), (10, (0,)), (1e-3, (1e-3,)))
+_ROUNDS = ((1, (1, -1)), (-1, (0,)), (30, (30, -30)), (1e-3, (1e-3,)))
 _REPEATS = 8  # of all rounds at most, until two of them find nothing
 # Smaller changes and gradients are rounding: the softmax of a single score has such a gradient.
 _CHANGE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -155,7 +155,7 @@ class _Search(TorchFunctionMode):
         u = torch.rand(shape, generator=self.generator, dtype=self.dtype).to(self.anchor.device)
         if self.sign:
             return u.mul_(0.9 * self.sign).add_(0.1 * self.sign)
-        return abs(self.still) * (u - 0.5).sign() * 10 ** (8 * (u - 0.5).abs() - 2.5)
+        return (u - 0.5).sign() * 10 ** (8 * (u - 0.5).abs() - 2.5)
 
     def changed(self, x: Tensor, base: Tensor) -> Tensor:
         """Where x has become another number than base."""
