@@ -250,6 +250,13 @@ def scripted(x: Tensor) -> Tensor:
         return torch.jit.script(nn.Threshold(0.9, 0.0))(x)
 
 
+def put_in(x: Tensor) -> Tensor:
+    """What is read of it has a number taken off, which goes unseen in what is returned."""
+    x, change = x + 0.0, torch.cat([x, x], -1)[..., :6].mean(-1, keepdim=True)
+    x[..., [1, 3, 4]] = change - 0.2
+    return x
+
+
 # Each looks as if no more than rising numbers of 0 on came out of it, while no weight is gone; with
 # what is read of it where unit 2 alone sees the input, as numbers of units: without biases, and
 # with them.
@@ -274,6 +281,7 @@ LOOKS_OPEN: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
         *("012345", "012345"),
     ),
     "a product": (lambda x: x * x.sum(-1, keepdim=True) - 0.3, "2", "012345"),
+    "a number put in": (put_in, "1234", "1234"),
     "a sorted list": (lambda x: x.gather(-1, x.argsort(-1)), "5", "012345"),
     "a way by value": (lambda x: x if float(x.sum()) > 1.2 else x.flip(-1), "23", "23"),
 }

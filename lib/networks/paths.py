@@ -39,8 +39,9 @@ _RISING = frozenset(
     "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d".split()
 )
-# Those that make a number of Python of a tensor, by which a `forward` may choose its way.
-_NUMBERS = frozenset("item tolist numpy bool int float index contains".split())
+# Those that return no tensor, and yet make a number of Python, by which a `forward` may choose its
+# way, or write into a tensor.
+_ASIDE = frozenset("item tolist numpy bool int float index contains setitem set".split())
 # The sign and size of what stays, and of what is drawn anew in runs beside it; 0 is of either sign,
 # and of many sizes. A unit that is cut off on one side, decides by its sign, or is open for small
 # numbers or for large ones alone, is seen on all sides.
@@ -210,7 +211,7 @@ class _Search(TorchFunctionMode):
         """Note whether a call was `_RISING`, with the leaves of its arguments."""
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         if not made:
-            self.rises &= name not in _NUMBERS
+            self.rises &= name not in _ASIDE
             return
         if name == "batch_norm":  # at rest, its mean and variance do not matter
             leaves = leaves[:1] + leaves[3:]
