@@ -199,7 +199,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "vmap": torch.func.vmap(lambda x: torch.tanh(x) * x.sum()),
     "compiled": torch.compile(lambda x: functional.relu(x) * 2, backend="eager"),
     "noise": lambda x: x + torch.randn_like(x),
-    "a branch left to chance": lambda x: x * torch.bernoulli(torch.full((len(x), 1, 1), 0.5)),
+    "a branch left to chance": lambda x: x * torch.bernoulli(torch.full_like(x[:, :1, :1], 0.9)),
     "straight through": lambda x: x + (x.round() - x).detach(),
 }
 
@@ -338,6 +338,19 @@ def test_an_input_may_be_of_any_kind(example: Tensor) -> None:
 
     assert layers(found(Cast(), example)) == {"first", "second"}
     assert layers(found(Cast(), example, "first")) == set()
+
+
+def test_a_layer_inside_vmap_is_refused_by_name() -> None:
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(4, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.func.vmap(self.first)(x)
+
+    with pytest.raises(ValueError, match=r"'first.weight' is applied inside torch.func.vmap"):
+        found(Mapped(), torch.randn(1, 4))
 
 
 # --- gates -----------------------------------------------------------------------------------

@@ -236,6 +236,11 @@ class _Search(TorchFunctionMode):
         if not input.numel():  # an expert whom nothing was sent
             return func(input, weight, bias, *rest, **options)
         x, name = input.detach(), self.names[id(weight)]
+        if torch._C._functorch.is_batchedtensor(x):
+            raise ValueError(
+                f"model: {name!r} is applied inside torch.func.vmap, where its effective weights "
+                "cannot be found; apply the layer to the whole batch, or loop over it"
+            )
         key = self.index, name, x.shape
         self.index += 1
         if key not in self.calls:
