@@ -431,15 +431,14 @@ class Dependence:
 
         search = self._search(self.state, {})
         search.watch = True
-        late = self._explore(search)
+        self._explore(search)
         self.read = sorted(search.read & set(self.weights))
         if self.read:
             for name in self.read:
                 self.state[name] = _drawn(name, self.weights[name].detach(), dtype, drawn)
+            self.rounds = _ROUNDS
             search = self._search(self.state, {})
-            late = self._explore(search)
-        if search.rises and not late:
-            self.rounds = ((1, (1,)),)
+            self._explore(search)
         self.constant = {
             key: ~call.varies for key, call in search.calls.items() if not call.varies.all()
         }
@@ -451,9 +450,12 @@ class Dependence:
         return _Search(state, every, self.device, self.dtype)
 
     @torch.enable_grad()  # a caller may sit inside torch.no_grad()
-    def _explore(self, search: _Search, read: Mapping[str, Tensor] | None = None) -> bool:
-        """Run until nothing new is found; whether runs after the first one have found anything."""
-        late, quiet = False, 0
+    def _explore(self, search: _Search, read: Mapping[str, Tensor] | None = None) -> None:
+        """Run until two rounds of runs find nothing that the very first run has not found.
+
+        One run is all, if everything between the layers is `_RISING`.
+        """
+        quiet = 0
         for repeat in range(_REPEATS):
             news = False
             for number, (still, signs) in enumerate(self.rounds):
@@ -464,12 +466,14 @@ class Dependence:
                     out = self._run(search, turn, still, sign)
                     search.alive |= bool(search.changed(out.detach(), base).any())
                     search.pull(out, read or {})
-                    news |= search.news and (repeat, still, sign) != (0, 1, 1)
-            late |= news
+                    news |= search.news and (repeat, number, sign) != (0, 0, 1)
+                    if search.watch and search.rises:
+                        self.rounds = ((1, (1,)),)
+                    if len(self.rounds) == 1:
+                        return
             quiet = 0 if news else quiet + 1
-            if quiet == (1 if len(self.rounds) == 1 else 2):
-                break
-        return late
+            if quiet == 2:
+                return
 
     def _run(self, search: _Search, turn: int, *signs: int) -> Tensor:
         search.begin(*signs)
