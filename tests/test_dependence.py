@@ -190,7 +190,16 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "instance norm": functional.instance_norm,
     "rms norm": lambda x: functional.rms_norm(x, (6,)),
     "batch norm": lambda x: functional.batch_norm(x.mT, None, None, training=True).mT,
+    "steep relu6": lambda x: functional.relu6(100 * x),
+    "relu very far off": lambda x: functional.relu(x - 20),
+    "tanh of a large sum": lambda x: torch.tanh(30 * x.sum(-1, keepdim=True).expand_as(x)),
+    "complex numbers": lambda x: torch.view_as_real(
+        torch.complex(x[..., :3], x[..., 3:]) * torch.complex(x[..., 3:], x[..., :3])
+    ).flatten(2),
+    "vmap": torch.func.vmap(lambda x: torch.tanh(x) * x.sum()),
+    "compiled": torch.compile(lambda x: functional.relu(x) * 2, backend="eager"),
     "noise": lambda x: x + torch.randn_like(x),
+    "a branch left to chance": lambda x: x * torch.bernoulli(torch.full_like(x[:, :1, :1], 0.9)),
     "straight through": lambda x: x + (x.round() - x).detach(),
 }
 
@@ -232,6 +241,116 @@ def test_what_mixes_units_lets_one_speak_for_the_others(norm, reads: list[bool])
     effective = found(Mixed(), torch.randn(1, 5, 3), first=kept)
     assert torch.equal(effective["first.weight"], kept)
     assert effective["second.weight"].tolist() == [reads, reads]
+
+
+def scripted(x: Tensor) -> Tensor:
+    """A threshold that is seen by autograd alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.jit.script(nn.Threshold(0.9, 0.0))(x)
+
+
+def put_in(x: Tensor) -> Tensor:
+    """What is read of it has a number taken off, which goes unseen in what is returned."""
+    x, change = x + 0.0, torch.cat([x, x], -1)[..., :6].mean(-1, keepdim=True)
+    x[..., [1, 3, 4]] = change - 0.2
+    return x
+
+
+# Each looks as if no more than rising numbers of 0 on came out of it, while no weight is gone; with
+# what is read of it where unit 2 alone sees the input, as numbers of units: without biases, and
+# with them.
+LOOKS_OPEN: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
+    "a difference": (lambda x: x - 0.1 * x.mean(-1, keepdim=True), "012345", "012345"),
+    "a factor in a sum": (
+        lambda x: torch.add(x, x.mean(-1, keepdim=True), alpha=-0.1),
+        *("012345", "012345"),
+    ),
+    "a number in a sum": (lambda x: x + x.mean(-1, keepdim=True) + -0.2, "012345", "012345"),
+    "a constant in a sum": (
+        lambda x: x + x.mean(-1, keepdim=True) + torch.full((6,), -0.2),
+        *("012345", "012345"),
+    ),
+    "what goes unseen": (scripted, "2", "2"),
+    "a sum cut off below": (
+        lambda x: functional.threshold(x.sum(-1, keepdim=True), 1.2, 0.0).expand_as(x),
+        *("012345", "012345"),
+    ),
+    "a sum clamped below": (
+        lambda x: x.sum(-1, keepdim=True).clamp(min=1.2).expand_as(x),
+        *("012345", "012345"),
+    ),
+    "a product": (lambda x: x * x.sum(-1, keepdim=True) - 0.3, "2", "012345"),
+    "a number put in": (put_in, "1234", "1234"),
+    "a sorted list": (lambda x: x.gather(-1, x.argsort(-1)), "5", "012345"),
+    "a way by value": (lambda x: x if float(x.sum()) > 1.2 else x.flip(-1), "23", "23"),
+}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", LOOKS_OPEN)
+def test_what_is_open_in_the_dense_network_may_be_cut_off_in_a_sparse_one(name, bias) -> None:
+    between, *reads = LOOKS_OPEN[name]
+
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 6, bias=bias), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(functional.relu(between(self.first(x))))
+
+    kept = torch.zeros(6, 4, dtype=torch.bool)
+    kept[2] = True
+    effective = found(Cut(), torch.randn(1, 4), first=kept)
+    assert torch.equal(effective["first.weight"], kept)
+    expected = [str(unit) in reads[bias] for unit in range(6)]
+    assert effective["second.weight"].tolist() == [expected, expected]
+
+
+def test_one_run_is_enough_where_nothing_can_be_cut_off() -> None:
+    for name, size in (("lenet5", 28), ("resnet20", 32), ("vgg19", 32)):
+        model = build_model(name, 1, width=0.1, image_size=size)
+        assert len(Dependence(model, torch.randn(1, 1, size, size)).rounds) == 1
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        torch.tensor([[3, 1, 0, 2]]),
+        torch.zeros(1, 4, dtype=torch.long),
+        torch.tensor([[255, 3, 0, 9]], dtype=torch.uint8),
+        torch.tensor([[True, True, False, True]]),
+        torch.randn(1, 4, dtype=torch.complex64),
+        torch.randn(1, 4).half(),
+    ],
+    ids="integers zeros bytes bits complex half".split(),
+)
+def test_an_input_may_be_of_any_kind(example: Tensor) -> None:
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.real if x.is_complex() else x
+            return self.second(functional.relu(self.first(x.to(self.first.weight.dtype))))
+
+    assert layers(found(Cast(), example)) == {"first", "second"}
+    assert layers(found(Cast(), example, "first")) == set()
+
+
+def test_a_layer_inside_vmap_is_refused_by_name() -> None:
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(4, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.func.vmap(self.first)(x)
+
+    with pytest.raises(ValueError, match=r"'first.weight' is applied inside torch.func.vmap"):
+        found(Mapped(), torch.randn(1, 4))
 
 
 # --- gates -----------------------------------------------------------------------------------

@@ -28,10 +28,23 @@ _PICK = frozenset(
     "max min amax amin aminmax maximum minimum fmax fmin median nanmedian "
     "kthvalue mode topk sort msort cummax cummin".split()
 )
-# The sign of what stays, and those of what is drawn anew in runs beside it; 0 is of either sign,
-# and of any size. A unit that is cut off on one side, or decides by its sign, is seen on both.
-_ROUNDS = ((1, (1, -1)), (-1, (0,)))
-_REPEATS = 5  # of all rounds at most, while any run but the very first one finds something
+# Functions of numbers from 0 on that rise with each of them, whatever the others are: where a
+# network uses nothing else, one run shows all. It saves time, and nothing else hangs on it.
+_RISING = frozenset(
+    "add iadd radd sum mean relu batch_norm dropout dropout1d dropout2d dropout3d cat stack pad "
+    "clone flatten view reshape permute transpose contiguous squeeze unsqueeze expand getitem "
+    "chunk split unbind max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d "
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_avg_pool1d "
+    "adaptive_avg_pool2d adaptive_avg_pool3d".split()
+)
+# Those that return no tensor, and yet make a number of Python, by which a `forward` may choose its
+# way, or write into a tensor.
+_ASIDE = frozenset("item tolist numpy bool int float index contains setitem set".split())
+# The sign and size of what stays, and of what is drawn anew in runs beside it; 0 is of either sign,
+# and of many sizes. A unit that is cut off on one side, decides by its sign, or is open for small
+# numbers or for large ones alone, is seen on all sides.
+_ROUNDS = ((1, (1, -1)), (-1, (0,)), (30, (30, -30)), (1e-3, (1e-3,)))
+_REPEATS = 8  # of all rounds at most, until two of them find nothing
 # Smaller changes and gradients are rounding: the softmax of a single score has such a gradient.
 _CHANGE = {torch.float64: 1e-10, torch.float32: 1e-5}
 _GRADIENT = {torch.float64: 1e-11, torch.float32: 1e-6}
@@ -107,8 +120,7 @@ class _Search(TorchFunctionMode):
             outputs depend on them there.
         news: Whether anything was found since this was last set to False.
         watch: Whether to note in `read` which layers' weights something else reads.
-        falls: Whether an output of the network has fallen where one of a layer grew, as in a
-            difference: a number may then be cut off, whatever its sign was in another run.
+        rises: Whether all that happens between the layers is `_RISING`, as far as it was watched.
     """
 
     def __init__(
@@ -124,21 +136,25 @@ class _Search(TorchFunctionMode):
         self.generator = torch.Generator().manual_seed(0)  # the same numbers on every device
         self.anchor = torch.zeros((), dtype=dtype, device=device, requires_grad=True)
         self.calls: dict[tuple, _Call] = {}
-        self.alive = self.news = self.watch = self.falls = False
+        self.alive = self.news = self.watch = False
+        self.rises = True
         self.pulled: dict[str, Tensor] = {}
         self.read: set[str] = set()
+        # What was given, or made in sight, in this run: kept, so that an id is one's.
+        self.known: dict[int, Tensor] = {}
 
     def begin(self, still: int, sign: int | None = None) -> None:
         """Prepare for a run: without `sign`, for one that the next ones are compared with."""
         self.still, self.resting, self.index = still, sign is None, 0
         self.sign = still if sign is None else sign
+        self.known = {id(tensor): tensor for tensor in self.state.values()}
 
     def draw(self, shape: torch.Size) -> Tensor:
-        """Numbers of the sign of this run, of 0.1 to 1; or of either sign, and of 0.1 to 10."""
+        """Numbers of a tenth of this run's to all of it; or of either sign, from 0.003 to 30."""
         u = _uniform(shape, self.generator, self.dtype).to(self.anchor.device)
         if self.sign:
             return u.mul_(0.9 * self.sign).add_(0.1 * self.sign)
-        return (u - 0.5).sign() * 10 ** (4 * (u - 0.5).abs() - 1)
+        return (u - 0.5).sign() * 10 ** (8 * (u - 0.5).abs() - 2.5)
 
     def changed(self, x: Tensor, base: Tensor) -> Tensor:
         """Where x has become another number than base."""
@@ -170,18 +186,41 @@ class _Search(TorchFunctionMode):
             weight = args[1] if len(args) > 1 else kwargs.get("weight")
             if id(weight) in self.names:
                 with torch._C.DisableTorchFunction():  # a quarter of the time goes by modes
-                    return self._layer(func, *args, **kwargs)
+                    out = self._layer(func, *args, **kwargs)
+                    if self.watch:
+                        self._note("layer", [args[0] if args else kwargs["input"]], out)
+                return out
         if kwargs.get("inplace"):  # what else reads the tensor would find it changed
             kwargs = {**kwargs, "inplace": False}
         if func is functional.batch_norm:
-            return _at_rest(*args, **kwargs)
-        out = func(*args, **kwargs)
-        if self.watch and any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
+            out = _at_rest(*args, **kwargs)
+        else:
+            out = func(*args, **kwargs)
+            if name in _PICK or "max_pool" in name:
+                out = _compared(name, out, *args, **kwargs)
+        if self.watch:
             leaves = tree_leaves((args, kwargs))
-            self.read |= {self.names[id(leaf)] for leaf in leaves if id(leaf) in self.names}
-        if name in _PICK or "max_pool" in name:
-            return _compared(name, out, *args, **kwargs)
+            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
+                self.read |= {self.names[id(leaf)] for leaf in leaves if id(leaf) in self.names}
+            self._note(name, leaves, out)
         return out
+
+    def _note(self, name: str, leaves: list, out: Any) -> None:
+        """Note whether a call was `_RISING`, with the leaves of its arguments."""
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        if not made:
+            self.rises &= name not in _ASIDE
+            return
+        if name == "batch_norm":  # at rest, its mean and variance do not matter
+            leaves = leaves[:1] + leaves[3:]
+        given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        self.rises &= name == "layer" or name in _RISING
+        if name.endswith("add"):  # of tensors alone: a number, or a factor, may be negative
+            self.rises &= len(given) == len(leaves) == 2
+        self.rises &= all(id(tensor) in self.known for tensor in given)  # made by what was seen
+        self.known |= {id(tensor): tensor for tensor in made}
+        if self.rises and self.sign > 0:
+            self.rises = all(bool((tensor >= 0).all()) for tensor in (*given, *made))
 
     def _layer(
         self,
@@ -195,6 +234,11 @@ class _Search(TorchFunctionMode):
         if not input.numel():  # an expert whom nothing was sent
             return func(input, weight, bias, *rest, **options)
         x, name = input.detach(), self.names[id(weight)]
+        if torch._C._functorch.is_batchedtensor(x):
+            raise ValueError(
+                f"model: {name!r} is applied inside torch.func.vmap, where its effective weights "
+                "cannot be found; apply the layer to the whole batch, or loop over it"
+            )
         key = self.index, name, x.shape
         self.index += 1
         if key not in self.calls:
@@ -241,7 +285,6 @@ class _Search(TorchFunctionMode):
     def _back(self, call: _Call, gradient: Tensor, needed: bool) -> Tensor | None:
         """The gradient of a call's input, drawn, from that of its output."""
         used = gradient.abs() > _GRADIENT[self.dtype]
-        self.falls |= bool((gradient < 0).any())
         if call.used is not None:
             used |= call.used
         if call.used is None or not torch.equal(used, call.used):
@@ -342,6 +385,8 @@ class Dependence:
         self.model, self.weights = model, weights or prunable(model)
         self.device = next(iter(self.weights.values())).device
         self.example = example_input[:1].detach().to(self.device)
+        if not (self.example.is_floating_point() or self.example.is_complex()):
+            self.most = max(int(example_input.max()), 1)  # that an embedding is sure to know
         try:
             self._prepare(torch.float64)
         except Exception:  # a forward with float32 numbers of its own; or one that fails in any way
@@ -384,17 +429,14 @@ class Dependence:
 
         search = self._search(self.state, {})
         search.watch = True
-        late = self._explore(search)
+        self._explore(search)
         self.read = sorted(search.read & set(self.weights))
         if self.read:
             for name in self.read:
                 self.state[name] = _drawn(name, self.weights[name].detach(), dtype, drawn)
+            self.rounds = _ROUNDS
             search = self._search(self.state, {})
-            late = self._explore(search)
-        # Positive numbers that only ever raise what follows, and were not cut off when all were
-        # there, are not cut off when some are gone: one run shows all.
-        if not late and not search.falls:
-            self.rounds = ((1, (1,)),)
+            self._explore(search)
         self.constant = {
             key: ~call.varies for key, call in search.calls.items() if not call.varies.all()
         }
@@ -406,35 +448,48 @@ class Dependence:
         return _Search(state, every, self.device, self.dtype)
 
     @torch.enable_grad()  # a caller may sit inside torch.no_grad()
-    def _explore(self, search: _Search, read: Mapping[str, Tensor] | None = None) -> bool:
-        """Run until nothing new is found; whether runs after the first one have found anything."""
-        late = False
+    def _explore(self, search: _Search, read: Mapping[str, Tensor] | None = None) -> None:
+        """Run until two rounds of runs find nothing that the very first run has not found.
+
+        One run is all, if everything between the layers is `_RISING`.
+        """
+        quiet = 0
         for repeat in range(_REPEATS):
             news = False
-            for still, signs in self.rounds:
-                base = self._run(search, still).detach()
+            for number, (still, signs) in enumerate(self.rounds):
+                turn = len(self.rounds) * repeat + number
+                base = self._run(search, turn, still).detach()
                 for sign in signs:
                     search.news = False
-                    out = self._run(search, still, sign)
+                    out = self._run(search, turn, still, sign)
                     search.alive |= bool(search.changed(out.detach(), base).any())
                     search.pull(out, read or {})
-                    news |= search.news and (repeat, still, sign) != (0, 1, 1)
-            late |= news
-            if not news:
-                break
-        return late
+                    news |= search.news and (repeat, number, sign) != (0, 0, 1)
+                    if search.watch and search.rises:
+                        self.rounds = ((1, (1,)),)
+                    if len(self.rounds) == 1:
+                        return
+            quiet = 0 if news else quiet + 1
+            if quiet == 2:
+                return
 
-    def _run(self, search: _Search, *signs: int) -> Tensor:
+    def _run(self, search: _Search, turn: int, *signs: int) -> Tensor:
         search.begin(*signs)
         inputs = self.example
-        if inputs.is_floating_point():
+        if inputs.is_complex():
+            inputs = torch.view_as_complex(search.draw((*inputs.shape, 2)))
+        elif inputs.is_floating_point():
             inputs = search.draw(inputs.shape)
         elif not search.resting:
             u = _uniform(inputs.shape, search.generator, torch.float32).to(self.device)
-            inputs = (u * (inputs.max() + 1)).to(inputs.dtype)
-        # It seeds what a network leaves to chance: its own noise is the same in each run.
-        with mode_of(self.model, training=False), search:
-            return logits_of(self.model, search.state, inputs)
+            inputs = (u * (self.most + 1)).floor().to(inputs.dtype)
+        search.known[id(inputs)] = inputs
+        # It seeds what a network leaves to chance: its own noise is the same in the runs of a turn.
+        with mode_of(self.model, training=False):
+            for device in {self.device, torch.device("cpu")}:
+                torch.rand(turn, device=device)
+            with search:
+                return logits_of(self.model, search.state, inputs)
 
 
 def _uniform(shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
