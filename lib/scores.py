@@ -205,7 +205,7 @@ def _tensor(value: Any, part: int, index: int) -> Tensor:
             value = np.array(value)  # a copy: arrays may be read-only, or run backwards
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
         value = value.detach()
-        if value.is_meta:
+        if value.is_meta and type(value) is Tensor:  # a subclass may hold them elsewhere
             raise ValueError("a tensor without values, on meta")
         return value.to_dense() if value.layout != torch.strided else value
     except (TypeError, ValueError) as error:
@@ -249,6 +249,9 @@ class ScoreBank:
                 f"batches must be a list of (inputs, targets) pairs, got {type(batches).__name__}"
             )
         found = prunable(model, leave_out or ())
+        why = "has a weight without values, on meta; give it some: model.to_empty(device='cpu')"
+        empty = [n for n, w in found.items() if w.is_meta and type(w) is nn.Parameter]
+        refuse({name.removesuffix(".weight"): why for name in empty})
         self.model = copy_of(model)
         if any(weight.dtype in _HALF for weight in found.values()):
             self.model.float()  # half precision rounds gradients of logits / 200 to 0

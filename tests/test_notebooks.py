@@ -278,7 +278,7 @@ def test_a_stage_declares_whatever_else_its_notebook_reads_and_makes(path: Path)
     assert ("benchmarks/results.csv" in deps) == ("speed.read()" in source)
     assert ("benchmarks/plain.py" in deps) == ("'plain.py'" in source)
     assert (f"data/raw/{PARAMS.data.name}" in deps) == (path.name[:2] < "05")
-    draws = re.findall(r"\bsave\(.+, '(\w+)'\)", source)
+    draws = re.findall(r"(?<!\.)\bsave\(.+, '(\w+)'\)", source)
     files = {f"figures/{name}{end}" for name in draws for end in (".png", ".svg")}
     files |= {f"figures/{name}" for name in re.findall(r"results.figures / '([\w.]+)'", source)}
     assert {out for out in outs if out.startswith("figures/")} == files

@@ -186,7 +186,7 @@ def _targets(train_set: Sized) -> Tensor:
         return _labels(train_set)
     change = getattr(train_set, "target_transform", None) or (lambda label: label)
     if isinstance(listed, Tensor | np.ndarray):
-        listed = listed.tolist()
+        listed = (listed.cpu() if isinstance(listed, Tensor) else listed).tolist()
     found = [_class_of(train_set, i, change(x)) for i, x in enumerate(listed)]
     return torch.tensor(found, dtype=torch.int64, device="cpu")
 

@@ -347,8 +347,6 @@ def _unfit(layer: nn.Module, owners: Mapping[int, list[str]]) -> str | None:
         return "computes its weight; remove the parametrization, or leave the layer out"
     if isinstance(weight, nn.UninitializedParameter):
         return "has no weight yet; run the model on a batch first"
-    if weight.is_meta:
-        return "has a weight without values, on meta; give it some: model.to_empty(device='cpu')"
     if not weight.is_floating_point() or weight.layout != torch.strided:
         kind = f"{weight.dtype}, {weight.layout}"
         return f"has a weight of {kind}, which has no scores; make it real and dense"

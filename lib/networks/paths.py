@@ -220,7 +220,10 @@ class _Search(TorchFunctionMode):
         self.rises &= all(id(tensor) in self.known for tensor in given)  # made by what was seen
         self.known |= {id(tensor): tensor for tensor in made}
         if self.rises and self.sign > 0:
-            self.rises = all(bool((tensor >= 0).all()) for tensor in (*given, *made))
+            tensors = (*given, *made)
+            self.rises = not any(tensor.is_complex() for tensor in tensors) and all(
+                bool((tensor >= 0).all()) for tensor in tensors
+            )
 
     def _layer(
         self,
