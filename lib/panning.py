@@ -201,6 +201,8 @@ class Panning:
         control: None, or a score that ignores p: "magnitude", "random" or "erk".
         invert: Whether the *worst* weights are kept, a sanity check (Frankle et al. 2021).
         temperature: The logits are divided by it in the scoring loss.
+        fill: Whether the last iteration gives the places of kept weights that are not effective to
+            the next best, until as many are effective as were asked for.
         seed: Of the random controls.
         leave_out: Names of layers that stay whole and are not counted, or of modules that hold
             such layers.
@@ -233,6 +235,7 @@ class Panning:
         control: str | None = None,
         invert: bool = False,
         temperature: float = 200.0,
+        fill: bool = False,
         seed: int = 0,
         leave_out: Collection[str] | None = (),
     ):
@@ -248,7 +251,7 @@ class Panning:
             )
         self.schedule, self.steps = schedule, steps
         self.reactivate, self.gradients, self.fusion = reactivate, gradients, fusion
-        self.control, self.invert, self.seed = control, invert, seed
+        self.control, self.invert, self.fill, self.seed = control, invert, fill, seed
         self.targets = targets(sparsity, steps, schedule)  # before the costly copy: it may raise
         self.bank = ScoreBank(model, batches, score, temperature, leave_out)
         inputs, _ = self.bank.batches[0]
@@ -295,6 +298,8 @@ class Panning:
         if not self.reactivate:
             scores = scores.masked_fill(~before, -math.inf)
         after = masking.top_k(scores, masking.kept_count(self.bank.total, target))
+        if self.fill and self.t + 1 == self.steps:
+            after = self._filled(scores, after, before)
         removed, reactivated = masking.count(before & ~after), masking.count(after & ~before)
 
         self.t += 1
@@ -304,6 +309,34 @@ class Panning:
         row |= {"removed": removed, "reactivated": reactivated}
         row |= {f"p_{name}": weight for name, weight in zip(METRICS, p, strict=True)}
         self.log.add(row, after)
+
+    def _filled(self, scores: Tensor, kept: Tensor, before: Tensor) -> Tensor:
+        """A mask of as many weights as `kept`, of the best, and if possible all effective.
+
+        The fewest best are taken of which as many are effective; those are kept, but for the worst,
+        if the last one has made several effective at once. To do without these may make others
+        ineffective, some few.
+        """
+        k = masking.count(kept)
+        allowed = self.bank.total if self.reactivate else masking.count(before)
+
+        def effective(count: int) -> Tensor:
+            return self.dependence.effective(masking.top_k(scores, count))
+
+        low, high, found, step = k, k, effective(k), max(1, k // 50)
+        while masking.count(found) < k and high < allowed:  # in doubling steps, then by halves
+            low, high, step = high, min(allowed, high + step), 2 * step
+            found = effective(high)
+        if masking.count(found) < k:  # the network cannot use as many
+            return kept
+        while high - low > 1:
+            middle = (low + high) // 2
+            enough = effective(middle)
+            if masking.count(enough) < k:
+                low = middle
+            else:
+                high, found = middle, enough
+        return masking.top_k(scores.masked_fill(~found, -math.inf), k)
 
     def scores(self, p: P) -> Tensor:
         """S, (N,): the present fused score of every weight, removed or not, for this p."""

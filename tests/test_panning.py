@@ -267,6 +267,41 @@ def test_a_dead_network_goes_on_and_comes_back_to_life(mlp, batches) -> None:
     assert process.history["reactivated"].iloc[-1] > 0
 
 
+@pytest.mark.parametrize("returning", [True, False])
+@pytest.mark.parametrize("p", [(1, 0, 0), (0, 1, 0), (0.2, 0.5, 0.3)])
+def test_filled_the_last_mask_has_the_best_weights_of_which_enough_are_effective(
+    network, batches, p, returning: bool
+) -> None:
+    short = 0
+    for rho in (0.5, 0.8, 0.9, 0.95):
+        plain, filled = (
+            Panning(network, batches, rho, 3, reactivate=returning, fill=fill)
+            for fill in (False, True)
+        )
+        for _ in range(2):
+            plain.step(p), filled.step(p)
+        assert torch.equal(plain.mask, filled.mask)  # the last iteration alone fills
+        before, scores = filled.mask, filled.scores(p)
+        plain.step(p), filled.step(p)
+        k = kept_count(len(scores), rho)
+        assert filled.mask.sum() == plain.mask.sum() == k
+        assert returning or not (filled.mask & ~before).any()
+        if not returning:
+            scores = scores.masked_fill(~before, -math.inf)
+        # By counting up, one weight at a time.
+        allowed = len(scores) if returning else int(before.sum())
+        counts = range(k, allowed + 1)
+        best = (filled.dependence.effective(top_k(scores, count)) for count in counts)
+        found = next((mask for mask in best if mask.sum() >= k), None)
+        if found is None:
+            assert torch.equal(filled.mask, plain.mask)
+            continue
+        assert torch.equal(filled.mask, top_k(scores.masked_fill(~found, -math.inf), k))
+        assert filled.effective_mask.sum() >= plain.effective_mask.sum()
+        short += int(plain.effective_mask.sum() < k)
+    assert short  # otherwise nothing was filled
+
+
 def test_the_staged_policy_goes_by_the_target_of_the_coming_iteration(mlp, batches) -> None:
     process = Panning(mlp, batches, 0.999, steps=12)
     masks_of(process, staged_policy())
