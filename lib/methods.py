@@ -4,9 +4,11 @@ SNIP, SynFlow, FORCE and Panning differ only in the policy, T, whether removed w
 where the data-driven metrics are computed, and how a score is prepared.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 
 from .metrics import Batch
 from .networks.inspection import logits_of, mode_of, plainly
+from .networks.probes import trainability
 from .panning import Callback, Panning, PanResult, calibrate
 from .policies import PRODUCT_STAGES, STAGES, as_policy, constant_policy, staged_policy
 from .scores import Extremes
@@ -112,6 +115,8 @@ def pan(
     extremes: Extremes | None = None,
     progress: bool = False,
     callback: Callback | None = None,
+    select: Sequence[str | Mapping[str, Any]] | None = None,
+    trial_steps: int = 100,
     **settings: object,
 ) -> PanResult:
     """Prune a network before training.
@@ -130,6 +135,11 @@ def pan(
         callback: `(t, mask, state)`, called after each iteration: t from 1 to T, a copy of the
             mask, the state as a policy sees it next (its four losses are NaN unless the policy
             looks at them).
+        select: Candidates, names of methods or arguments of this function such as
+            `{"method": "panning", "policy": lib.constant_policy((1, 1, 0)), "fusion": "product"}`,
+            of which the one is taken whose sparse network has the lowest loss after a trial: some
+            steps of training on the scoring batches. `result.made` says which, and all losses.
+        trial_steps: How many steps a trial has.
         **settings: Any other setting of `Panning`, to change one thing about the method.
 
     Warns:
@@ -140,6 +150,33 @@ def pan(
         ValueError: An argument is outside its range; the message names it.
         TypeError: `callback` cannot be called.
     """
+    common = {"steps": steps, "extremes": extremes, "progress": progress, "callback": callback}
+    common |= settings
+    batches = list(batches) if isinstance(batches, Iterable) else batches
+    if select is None:
+        process, result = _prune(model, batches, sparsity, policy, method, **common)
+    elif policy is not None or method != "panning":
+        raise ValueError("select: it takes the place of method and policy; give one or the other")
+    else:
+        process, result = _select(model, batches, sparsity, select, trial_steps, common)
+    if dead := _what_is_dead(process):
+        warnings.warn(dead, UserWarning, stacklevel=3)  # past `plainly`
+    return result
+
+
+def _prune(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    sparsity: float,
+    policy: Callable[[np.ndarray], Sequence[float]] | None = None,
+    method: str = "panning",
+    steps: int | None = None,
+    extremes: Extremes | None = None,
+    progress: bool = False,
+    callback: Callback | None = None,
+    **settings: object,
+) -> tuple[Panning, PanResult]:
+    """`pan` by one method; also the process."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     chosen = METHODS[method]
@@ -156,9 +193,34 @@ def pan(
         # Measured over an agent's whole range of targets, 𝒩 does not depend on `sparsity`.
         extremes = calibrate(process, policy.sparsity or (sparsity,))
     result = process.run(policy, extremes, progress, callback)
-    if dead := _what_is_dead(process):
-        warnings.warn(dead, UserWarning, stacklevel=3)  # past `plainly`
-    return replace(result, made={"method": method, **result.made})
+    return process, replace(result, made={"method": method, **result.made})
+
+
+def _select(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    sparsity: float,
+    candidates: Sequence[str | Mapping[str, Any]],
+    trial_steps: int,
+    common: Mapping[str, Any],
+) -> tuple[Panning, PanResult]:
+    """The candidate whose network has the lowest loss after a trial; the first of equal ones."""
+    if isinstance(candidates, str) or not candidates:
+        raise ValueError(f"select must be a list of methods, got {candidates!r}")
+    found = []
+    for each in candidates:
+        own = {"method": each} if isinstance(each, str) else dict(each)
+        steps = METHODS[own["method"]].steps if own.get("method") in METHODS else None
+        settings = {**common, **({"steps": steps} if steps else {}), **own}
+        process, result = _prune(model, batches, sparsity, **settings)
+        bank = process.bank
+        loss = trainability(bank.model, result.effective, bank.batches, trial_steps)
+        found.append((loss if math.isfinite(loss) else math.inf, process, result))
+    losses = [loss for loss, _, _ in found]
+    chosen = losses.index(min(losses))
+    _, process, result = found[chosen]
+    trial = {"selected": chosen, "trial_losses": losses, "trial_steps": trial_steps}
+    return process, replace(result, made={**result.made, **trial})
 
 
 def _what_is_dead(process: Panning) -> str | None:

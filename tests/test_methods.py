@@ -13,6 +13,7 @@ from lib import masks, metrics
 from lib.masks import Mask, apply_masks, erk_counts, kept_count
 from lib.methods import METHODS, pan, range_of
 from lib.networks.inspection import flatten, prunable
+from lib.networks.probes import trainability
 from lib.panning import Panning as Process
 from lib.panning import calibrate
 from lib.policies import Policy, constant_policy, staged_policy
@@ -493,3 +494,40 @@ def test_what_a_callback_does_with_its_mask_is_its_own_affair(mlp, batches) -> N
 def test_a_callback_that_is_no_function_is_refused(mlp, batches) -> None:
     with pytest.raises(TypeError, match="callback must be a function of .*, got list"):
         pan(mlp, batches, 0.8, 4, callback=[])
+
+
+# --- selection by trial ---------------------------------------------------------------------------
+
+
+def test_the_candidate_with_the_lowest_loss_after_a_trial_is_taken(network, batches) -> None:
+    product = {"policy": constant_policy((1, 1, 0)), "fusion": "product", "gradients": "masked"}
+    candidates = ["snip", "magnitude", {"method": "panning", **product}, "synflow"]
+    chosen = pan(network, batches, 0.8, 6, select=candidates, trial_steps=5)
+    losses, results = [], []
+    for each in candidates:
+        own = {"method": each} if isinstance(each, str) else each
+        steps = 6 if METHODS[own["method"]].steps is None else None
+        results.append(pan(network, batches, 0.8, steps, **own))
+        losses.append(trainability(network, results[-1].effective, batches, 5))
+    assert chosen.made["trial_losses"] == pytest.approx(losses, rel=1e-6)
+    assert chosen.made["selected"] == int(np.argmin(losses))
+    best = results[int(np.argmin(losses))]
+    assert torch.equal(chosen.masks.flat, best.masks.flat)
+    assert chosen.made["method"] == best.made["method"] and chosen.made["trial_steps"] == 5
+    assert len(set(losses)) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"select": "snip"}, "select must be a list of methods, got 'snip'"),
+        ({"select": []}, r"select must be a list of methods, got \[\]"),
+        ({"select": ["snap"]}, "method must be one of .* got 'snap'"),
+        ({"select": ["snip"], "method": "force"}, "select: it takes the place of method"),
+    ],
+)
+def test_a_selection_of_nothing_or_of_something_else_is_refused(
+    mlp, batches, arguments, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pan(mlp, batches, 0.5, **arguments)
