@@ -194,14 +194,14 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
     Args:
         model: The network.
-        masks: A `Mask`, or any mapping; a weight without a mask is kept whole.
+        masks: A `Mask`, or any mapping; a layer without a mask is kept whole, whatever its kind.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: A mask belongs to no prunable weight, has another shape, or holds values other
-            than 0 and 1. Then nothing is pruned. Layers without a mask may be of any kind.
+        ValueError: A mask belongs to no prunable weight, as one that is pruned already, or shared;
+            has another shape, or holds values other than 0 and 1. Then nothing is pruned.
     """
     if not isinstance(masks, Mapping):
         raise ValueError(
@@ -321,12 +321,13 @@ def load_masks(path: str | Path, model: nn.Module | None = None) -> SavedMasks:
     """Masks that a result's `save` wrote, checked; no pickled code is run.
 
     A compacted network is stored as its numbers alone, and built again from the masks, since what
-    `compact` removes depends on nothing else::
+    `compact` removes depends on them and on the architecture alone::
 
         result.save("masks")
+        small = lib.compact(model, example_input)  # and trained
         torch.save(small.state_dict(), "small.pt")
 
-        # in another process, on a network built in the same way, fresh or not
+        # in another process, on a network built in the same way, trained or not, but not pruned
         lib.apply_masks(model, lib.load_masks("masks", model).effective)
         small = lib.compact(model, example_input)
         small.load_state_dict(torch.load("small.pt", weights_only=True))

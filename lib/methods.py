@@ -127,14 +127,14 @@ def pan(
         batches: Scoring batches [(inputs, targets), ...], as `scoring_batches` makes them.
         sparsity: The fraction of prunable weights to remove, in [0, 1).
         steps: T; by default 100, or 1 for one-shot methods.
-        policy: `state -> p`; by default the hand-made one. For "panning" and "rlpanning" only.
+        policy: `state -> p`; by default the hand-made one. For methods without a fixed p only.
         method: A name in `METHODS`.
         extremes: The range of 𝒩 for a policy that looks at the losses; by default it is measured
             on this network, see `range_of`.
         progress: Whether to show a progress bar.
         callback: `(t, mask, state)`, called after each iteration: t from 1 to T, a copy of the
-            mask, the state as a policy sees it next (its four losses are NaN unless the policy
-            looks at them).
+            mask, the state as a policy may see it next (its four losses are NaN unless the policy
+            looks at them). To measure the state costs up to half an iteration.
         select: Candidates, names of methods or arguments of this function such as
             `{"method": "panning", "policy": lib.constant_policy((1, 1, 0)), "fusion": "product"}`,
             of which the one is taken whose sparse network has the lowest loss after a trial: some

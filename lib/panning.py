@@ -157,11 +157,12 @@ class PanResult:
 
         Args:
             path: Where to, with or without suffix.
-            **notes: What else belongs on the card, for instance the seed of the network: plain
-                values.
+            **notes: What else belongs on the card, such as `network_seed=3`: plain values. Method,
+                steps and seed of the pruning can be replaced in this way, too.
 
         Raises:
-            ValueError: A note cannot be written as JSON.
+            ValueError: A note cannot be written as JSON, or has the name of another fact.
+            OSError: A file cannot be written.
         """
         masking.save_masks(path, self.masks, self.effective, {**self.made, **notes})
 

@@ -166,7 +166,12 @@ def test_the_data_sets_of_a_profile_are_all_that_its_notebooks_want(name: str) -
 # --- errors --------------------------------------------------------------------------------------
 
 Change = Callable[[dict], object]
-TASK = lambda p: p["comparison"]["tasks"][0]  # noqa: E731
+
+
+def first_task(profile: dict) -> dict:
+    return profile["comparison"]["tasks"][0]
+
+
 UNKNOWN, LACKS = "there is no parameter '{}'; check", "lacks '{}'; every parameter must be given"
 HINT = r" \(YAML reads 1e-3 as text: write 0.001\)$"
 
@@ -176,7 +181,7 @@ HINT = r" \(YAML reads 1e-3 as text: write 0.001\)$"
     [
         (lambda p: p.update(claim_d={}), UNKNOWN.format("claim_d")),
         (lambda p: p["scoring"].update(per_clas=10), UNKNOWN.format("scoring.per_clas")),
-        (lambda p: TASK(p).update(epoch=3), UNKNOWN.format("comparison.tasks.0.epoch")),
+        (lambda p: first_task(p).update(epoch=3), UNKNOWN.format("comparison.tasks.0.epoch")),
         (
             lambda p: p["learning"]["variants"][1].update(env={}),
             UNKNOWN.format("learning.variants.1.env"),
@@ -184,15 +189,24 @@ HINT = r" \(YAML reads 1e-3 as text: write 0.001\)$"
         (lambda p: p.pop("scoring"), LACKS.format("scoring")),
         (lambda p: p.clear(), LACKS.format("compute")),
         (lambda p: p["scoring"].pop("per_class"), LACKS.format("scoring.per_class")),
-        (lambda p: TASK(p).pop("width"), LACKS.format("comparison.tasks.0.width")),
+        (lambda p: first_task(p).pop("width"), LACKS.format("comparison.tasks.0.width")),
         (lambda p: p["panning"]["stages"][0].pop(), LACKS.format("panning.stages.0.3")),
         (lambda p: p.update(scoring=None), "scoring: .*, got None$"),
         (lambda p: p.update(scoring=[1]), r"scoring: .*, got \[1\]$"),
         (lambda p: p["comparison"].update(tasks=["LeNet"]), "comparison.tasks.0: .*, got 'LeNet'$"),
-        (lambda p: p["comparison"].update(tasks=TASK(p)), r"comparison.tasks: .*, got \{'batch"),
-        (lambda p: TASK(p).update(methods="snip"), "comparison.tasks.0.methods: .*, got 'snip'$"),
+        (
+            lambda p: p["comparison"].update(tasks=first_task(p)),
+            r"comparison.tasks: .*, got \{'batch",
+        ),
+        (
+            lambda p: first_task(p).update(methods="snip"),
+            "comparison.tasks.0.methods: .*, got 'snip'$",
+        ),
         (lambda p: p["statistics"].update(confidence="1e-3"), "confidence: .*, got '1e-3'" + HINT),
-        (lambda p: TASK(p).update(weight_decay="1e-4"), "0.weight_decay: .*, got '1e-4'" + HINT),
+        (
+            lambda p: first_task(p).update(weight_decay="1e-4"),
+            "0.weight_decay: .*, got '1e-4'" + HINT,
+        ),
         (lambda p: p["metrics"].update(sparsities=0.9), "metrics.sparsities: .*, got 0.9$"),
         (
             lambda p: p["metrics"].update(sparsities=[0.9, "0.99"]),

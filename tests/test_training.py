@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import lib
 from lib.data.images import ImageSet
 from lib.networks.architectures import build_model
 from lib.networks.inspection import flatten, prunable, unflatten
@@ -372,3 +373,16 @@ def test_a_trained_network_is_left_in_eval_mode(cnn, image_set) -> None:
     train(cnn.eval(), image_set, **SETTINGS | {"epochs": 1})
     assert not any(module.training for module in cnn.modules())
     assert cnn[1].num_batches_tracked == 4  # it was in train mode while it learned
+
+
+def test_masks_of_a_network_that_is_pruned_already_are_refused_by_name(image_set) -> None:
+    model = lib.build_model("lenet300", image_set.channels, 3, 0.05, image_set.size)
+    batches = lib.scoring_batches(image_set, 3, 2, 1)
+    result = lib.pan(model, batches, 0.5, method="magnitude")
+    assert torch.equal(
+        lib.effective_mask(model, result.masks, batches[0][0]), result.effective.flat
+    )
+    lib.apply_masks(model, result.effective)
+    with pytest.raises(ValueError, match=r"masks: the model has no parameter 'fc1.weight'; leave"):
+        lib.train(model, image_set, result.effective, epochs=1, batch_size=10)
+    assert len(lib.train(model, image_set, epochs=1, batch_size=10)) == 1

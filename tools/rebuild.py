@@ -190,7 +190,7 @@ def verdicts(before: pd.DataFrame, after: pd.DataFrame) -> Finding:
     """Which statements have another verdict; those of the headlines matter."""
     both = before.merge(after, "outer", ["claim", "statement"], suffixes=("", "_new"))
     other = both[both["verdict"] != both["verdict_new"]]
-    heads = other[(other[["headline", "headline_new"]] == True).any(axis=1)]  # noqa: E712, NaN
+    heads = other[other[["headline", "headline_new"]].eq(True).any(axis=1)]  # not where it is NaN
     line = f"verdicts: {len(other)} of {len(both)} changed, {len(heads)} of them headlines"
     for row in heads.itertuples():
         line += f"\n  {row.statement}: {row.verdict_new}, committed {row.verdict}"

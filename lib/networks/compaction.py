@@ -59,7 +59,7 @@ def compact(model: nn.Module, example_input: Tensor) -> nn.Module:
     A layer whose channels are all dead keeps one, whose weights stay masked. Grouped convolutions
     lose whole groups; unknown operations keep all the channels that they touch. So does
     `x.view(-1, 800)`, which relies on their number; write `x.flatten(1)`. Where the forward fails
-    because it has read a shape, what it has read the shape of keeps its channels, too.
+    because it uses the shape of a tensor, that tensor keeps all its channels, too.
 
     Args:
         model: A network pruned through `torch.nn.utils.prune`, as by `apply_masks` with a result's

@@ -18,8 +18,8 @@ def flops(model: nn.Module, example_input: Tensor) -> dict[str, int]:
 
     A multiply-add counts as one, as is usual where networks are compared; twice as many are
     floating-point operations in the strict sense. Biases, normalisations, activations and products
-    of activations, as in attention, are not counted. Masks save nothing here, smaller layers do:
-    call it on what `compact` returns.
+    of activations, as in attention, are not counted. Masks do not lower the count, smaller layers
+    do: call it on what `compact` returns.
 
     Args:
         model: The network; it is not changed.

@@ -72,7 +72,7 @@ _CHECKPOINT = {
     "CheckpointFunction": _Uncheckpointed,
     "_checkpoint_without_reentrant_generator_impl": _Uncheckpointed.generator,
 }
-_SPARE = np.random.MT19937()  # takes the place of the caller's generator, which costs no copy
+_SPARE = np.random.MT19937()  # takes the place of the caller's, which may be of another kind
 
 
 @contextmanager
@@ -80,6 +80,7 @@ def own_chance(model: nn.Module | None = None, seed: int = 0) -> Iterator[None]:
     """The same random numbers each time, none of them from the generators of the caller."""
     cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda}) if model else []
     python, numpy = random.getstate(), np.random.get_bit_generator()
+    drawn = np.random.get_state(legacy=False)  # with the other one of two normal numbers, if kept
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
         for index in cuda:
@@ -91,6 +92,7 @@ def own_chance(model: nn.Module | None = None, seed: int = 0) -> Iterator[None]:
             yield
         finally:
             np.random.set_bit_generator(numpy)
+            np.random.set_state(drawn)
             random.setstate(python)
 
 

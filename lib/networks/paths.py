@@ -1,11 +1,12 @@
 """Which of the kept weights do anything: those that carry the input to an output.
 
-PyTorch runs the network itself, some times, on numbers drawn at random. Only the layers are
-replaced, since what they do is known: an output of a layer depends on the network's input if a kept
-weight reads something that does. It is then drawn anew in each run, and else stays what it is, so
-that neither depth nor size hides a dependence. All that happens between layers is computed as it
-stands: what changes from run to run depends on the input; what has a gradient, the outputs depend
-on.
+PyTorch runs the network itself, a few times, on numbers drawn at random. The layers are replaced,
+since what they do is known: an output of a layer depends on the network's input if a kept weight
+reads something that does. Such an output is drawn anew in each run, and any other keeps its value,
+so that neither depth nor size hides a dependence. What happens between layers is computed as it
+stands, but for batch normalisation, which is at rest, and for what picks one number of several,
+which shows a mean of them, too. What changes from run to run depends on the input; the outputs
+depend on whatever has a gradient.
 """
 
 from collections.abc import Callable, Mapping
@@ -375,7 +376,7 @@ class Dependence:
 
     Args:
         model: The network; it is not changed.
-        example_input: A batch of inputs, of which only the shape of one matters.
+        example_input: A batch: the shape of one input matters, and of whole numbers the largest.
         weights: The prunable weights, if the caller has found them.
 
     Raises:
@@ -526,8 +527,8 @@ def effective_mask(
 
     Args:
         model: The network; it is not changed.
-        mask: (N,) bool.
-        example_input: A batch of inputs, of which only the shape of one matters.
+        mask: A `Mask`, or (N,) bool.
+        example_input: A batch: the shape of one input matters, and of whole numbers the largest.
         weights: The prunable weights, if the caller has found them.
 
     Returns:
@@ -537,5 +538,6 @@ def effective_mask(
         ValueError: `mask` has another length, or the model does not return one tensor.
     """
     weights = weights or prunable(model)
+    mask = getattr(mask, "flat", mask)
     unflatten(mask, weights)  # raises for another length
     return Dependence(model, example_input, weights).effective(mask)

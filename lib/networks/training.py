@@ -38,7 +38,7 @@ OPTIMIZERS: dict[str, tuple[Optimiser, float]] = {
 
 
 class History(list[float]):
-    """The mean training loss of each epoch; and beside it, what else was noted after each.
+    """The mean training loss of each epoch, and what else was noted after each.
 
     Attributes:
         accuracy: On the test set, in 0..1; empty if none was given.
@@ -108,8 +108,9 @@ def train(
 
     Args:
         model: The network; it is left in eval mode.
-        train_set: Its images lie on the model's device.
-        masks: A `Mask`, or any {parameter name: bool tensor}; None trains the dense network.
+        train_set: An `ImageSet`, as `load_data` returns it, its images on the model's device.
+        masks: A `Mask`, or any {parameter name: bool tensor}; None trains the network as it is,
+            also one that was pruned by `apply_masks` or cut down by `compact`.
         seed: Of the order and augmentation of the images.
         epochs: Passes over the images.
         batch_size: Images per step.
@@ -121,17 +122,19 @@ def train(
         test_set: Images on which the network is tested after each epoch. They change nothing in
             the training, and should decide nothing.
         checkpoint: A file for the state at the end of each epoch. If it is there already, training
-            goes on from it, and ends with the same bytes as if it had never stopped; the file of a
-            finished training gives its result at once. It is not deleted.
-        checkpoint_seconds: The least time between two writings of it.
+            goes on from it, and ends with the same bytes as if it had never stopped. It is not
+            deleted.
+        checkpoint_seconds: The least time between two writings of it, and before the first; the
+            last epochs may then not be in it.
         progress: Whether to show a progress bar.
 
     Returns:
-        The mean training loss of each epoch, a list; its `rows` have the seconds, too, and with a
-        test set accuracy and loss on it.
+        A `History`: the list of mean training losses, one an epoch; its `rows` add the seconds and,
+        with a test set, accuracy and loss on it.
 
     Raises:
-        ValueError: The optimizer is unknown, or the checkpoint is of another training, or damaged.
+        ValueError: The optimizer is unknown, a mask belongs to no parameter, or the checkpoint is
+            of another training, or damaged.
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
@@ -143,9 +146,15 @@ def train(
     )
     if masks is None:
         return _fit(model, {}, run)
+    parameters = dict(model.named_parameters())
+    if unknown := [name for name in masks if name not in parameters]:
+        raise ValueError(
+            f"masks: the model has no parameter {unknown[0]!r}; leave masks out for a network that "
+            "was pruned by apply_masks already"
+        )
     with torch.no_grad():
         for name, mask in masks.items():
-            model.get_parameter(name).mul_(mask)
+            parameters[name].mul_(mask)
     if not compact:
         return _fit(model, masks, run)
     try:
@@ -220,6 +229,8 @@ class _Seam:
         self.parts, self.generator = {"model": model, **parts}, generator
         self.identity = {
             "images": _digest({"some": sample(run.train_set), "targets": run.train_set.targets}),
+            "augmentation": [run.train_set.crop, run.train_set.flip],
+            "normalisation": [list(run.train_set.mean), list(run.train_set.std)],
             "seed": run.seed,
             "epochs": run.epochs,
             "batch_size": run.batch_size,

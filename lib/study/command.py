@@ -28,9 +28,10 @@ Prunes networks before training, in a clone of the companion.
   panning compare  that for each method, sparsity and seed, and a table
 """
 MORE = """\
-What is not given comes from the first task of params.yaml, or from what --task
-and --profile name; `panning compare --help` lists the options. What is finished
-is kept, for notebooks too: after an interruption give the same command again.
+prune and train want a --sparsity; what else is not given comes from the first
+task of params.yaml, or from what --task and --profile name. compare runs all
+tasks if no --task, --data or --network is given. Each has its own --help. train
+and compare keep what is finished: after an interruption give the command again.
 
   panning prune --network resnet20 --sparsity 0.98 --save masks
   panning compare --profile profiles/paper.yaml --task "LeNet-5, MNIST" \\
