@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from . import metrics
 from .metrics import METRICS, Batch
-from .networks.inspection import copy_of, cut_off, prunable, refuse, usage
+from .networks.inspection import copy_of, prunable, refuse
+from .networks.reading import cut_off, usage
 
 _CHUNK = 2**19  # passes over all weights go in pieces that fit a processor's cache
 _HALF = {torch.float16, torch.bfloat16}

@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from lib import apply_masks, compact, metrics, pan, train
 from lib.data.images import ImageSet, scoring_batches
 from lib.networks import probes
-from lib.networks.inspection import flatten, mode_of, prunable, usage
+from lib.networks.inspection import flatten, mode_of, prunable
+from lib.networks.reading import usage
 from lib.panning import Panning
 
 TARGETS = torch.arange(6) % 3
