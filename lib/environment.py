@@ -259,6 +259,10 @@ class PanningEnv(gymnasium.Env):
         """The range of 𝒩."""
         return self.view.extremes
 
+    @extremes.setter
+    def extremes(self, extremes: Extremes) -> None:
+        self.view.extremes = extremes
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:

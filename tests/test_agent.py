@@ -502,7 +502,7 @@ def test_a_model_of_stable_baselines3_is_a_policy(
     model = ALGORITHMS[algorithm]("MlpPolicy", env, seed=1, learning_starts=5)
     model.learn(10)
     found = lib.pan(mlp, batches, 0.8, 4, model)
-    env.view.extremes = range_of(mlp, batches, (0.5, 0.9), 4)
+    env.extremes = range_of(mlp, batches, (0.5, 0.9), 4)
     state, terminated = env.reset(options={"sparsity": 0.8})[0], False
     while not terminated:
         state, _, terminated, _, _ = env.step(model.predict(state, deterministic=True)[0])
