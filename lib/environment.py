@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from .metrics import METRICS, Batch, grad_norm_sq, loss_and_gradient, synflow
 from .networks.probes import trainability
@@ -102,19 +102,23 @@ class AuthorsView(PaperView):
     """
 
     def __init__(self, process: Panning, extremes: Extremes | None, grad_weight: float):
+        super().__init__(process, extremes, grad_weight)
         self.taken = 0  # steps, over all episodes
-        super().__init__(process, extremes or Extremes.of([self._observed(process)]), grad_weight)
+        self._dense: dict[int, tuple[float, float]] = {}  # L and ΔL of each batch, once measured
+        self.extremes = extremes or Extremes.of([self._observed()])
 
-    @staticmethod
-    def _observed(process: Panning) -> Observation:
-        bank, found = process.bank, []
-        index = max(0, process.t - 1) % len(bank.batches)
-        for mask in (None, process.mask):
-            loss, gradients = loss_and_gradient(
-                *(bank.model, mask, bank.batches[index], bank.temperature), weights=bank.weights
-            )
-            found += [loss.item(), grad_norm_sq(gradients).item()]
-        return Observation(*found)
+    def _observed(self) -> Observation:
+        index = max(0, self.process.t - 1) % len(self.process.bank.batches)
+        if index not in self._dense:
+            self._dense[index] = self._measured(index, None)
+        return Observation(*self._dense[index], *self._measured(index, self.process.mask))
+
+    def _measured(self, index: int, mask: Tensor | None) -> tuple[float, float]:
+        bank = self.process.bank
+        loss, gradients = loss_and_gradient(
+            bank.model, mask, bank.batches[index], bank.temperature, weights=bank.weights
+        )
+        return loss.item(), grad_norm_sq(gradients).item()
 
     def observe(self) -> Observation:
         """L, ΔL, L_s and ΔL_s."""
@@ -128,7 +132,7 @@ class AuthorsView(PaperView):
     def look(self) -> None:
         """Called at each reset, and after each step."""
         process, bank = self.process, self.process.bank
-        self._seen = self._observed(process)
+        self._seen = self._observed()
         self.extremes = self.extremes.including(self._seen)
         scores = synflow(bank.model, process.mask, bank.batches[0], weights=bank.weights)
         self._reached = 1 - int((process.mask & (scores != 0)).sum()) / bank.total

@@ -673,6 +673,20 @@ def test_the_authors_range_runs_on_and_the_papers_does_not(theirs, reference) ->
     assert widths[theirs][0] < widths[theirs][1] and widths[ours][0] == widths[ours][1]
 
 
+def test_the_authors_process_measures_the_dense_network_once_for_each_batch(mlp, batches, monkeypatch) -> None:
+    dense, sparse, real = [], [], environment.loss_and_gradient
+
+    def measured(model: object, mask: torch.Tensor | None, batch: tuple, *more, **weights) -> tuple:
+        (dense if mask is None else sparse).append(id(batch))
+        return real(model, mask, batch, *more, **weights)
+
+    monkeypatch.setattr(environment, "loss_and_gradient", measured)
+    env = PanningEnv(mlp, batches, 4, 0.9, formulation="authors")
+    played = [play(env, constant_policy((0.4, 0.3, 0.3))) for _ in range(2)]
+    assert dense == [id(batch) for batch in env.panning.bank.batches]
+    assert len(sparse) == 1 + sum(map(len, played))  # the range begins with the dense network
+
+
 def test_the_authors_targets_are_uniform_and_later_in_a_narrower_range(mlp, batches, monkeypatch):
     env = PanningEnv(mlp, batches, 2, (0.8, 1.0), formulation="authors")
     monkeypatch.setattr(environment, "NARROW", (4, 0.9))
