@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data.files import whole
-from .environment import PanningEnv
+from .environment import VIEWS, PanningEnv
 from .policies import ACTIONS
 from .scores import Extremes
 
@@ -40,9 +40,11 @@ class AgentPolicy:
         extremes: That range, for use on the same network. On another one `pan` measures its own.
         sparsity: The range of targets it was trained on.
         needs_loss: True; it looks at the whole state.
+        formulation: Whose state that is, "paper" or "authors".
 
     Raises:
-        ValueError: The weights do not fit the card, or the card names an unknown action.
+        ValueError: The weights do not fit the card, or the card names an unknown action or
+            formulation.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], card: Mapping[str, Any]):
@@ -61,9 +63,13 @@ class AgentPolicy:
         self.extremes = Extremes(*(tuple(card["extremes"][k]) for k in ("loss", "grad_norm_sq")))
         self.sparsity = tuple(card["sparsity"])
         self.needs_loss = True
-        action = card.get("action", "linear")
-        if action not in ACTIONS:
-            raise ValueError(f"card: action must be one of {', '.join(ACTIONS)}, got {action!r}")
+        action, self.formulation = card.get("action", "linear"), card.get("formulation", "paper")
+        for name, value, known in (
+            ("action", action, ACTIONS),
+            ("formulation", self.formulation, VIEWS),
+        ):
+            if value not in known:
+                raise ValueError(f"card: {name} must be one of {', '.join(known)}, got {value!r}")
         self._weights = ACTIONS[action]
 
     @torch.no_grad()
@@ -258,6 +264,7 @@ def train_agent(
         "grad_weight": env.grad_weight,
         "action": env.action,
         "objective": env.objective,
+        "formulation": env.formulation,
         "trial_steps": env.trial_steps,
         "calibration_steps": env.calibration_steps,
         "extremes": {"loss": env.extremes.loss, "grad_norm_sq": env.extremes.grad_norm_sq},

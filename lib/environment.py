@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .metrics import METRICS, Batch, grad_norm_sq, loss_and_gradient, synflow
 from .networks.probes import trainability
 from .panning import Panning, calibrate
-from .policies import ACTIONS
+from .policies import ACTIONS, as_policy
 from .scores import Extremes, Observation
 
 OBJECTIVES = ("paper", "trainability")
@@ -177,7 +177,8 @@ class PanningEnv(gymnasium.Env):
 
     With `formulation="authors"` it is the decision process of the authors' program: the state after
     step t is (𝒩(L), 𝒩(ΔL), |𝒩(L) - 𝒩(L_s)|, w |𝒩(ΔL) - 𝒩(ΔL_s)|, effective sparsity, the target
-    just reached, (t - 1) / T), and targets are drawn uniformly; see `AuthorsView`.
+    just reached, (t - 1) / T), and targets are drawn uniformly; see `AuthorsView`. An agent that
+    was trained on that state is played in such an environment, as by `rollout`; `pan` refuses it.
 
     Args:
         model: The network; a private copy is made.
@@ -256,7 +257,8 @@ class PanningEnv(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (7,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(METRICS),), np.float32)
         # A model of stable-baselines3 is saved with its spaces, and loaded without its environment.
-        self.action_space.panning = {"action": action, "sparsity": self.sparsity_range}
+        made = {"action": action, "sparsity": self.sparsity_range, "formulation": formulation}
+        self.action_space.panning = made
 
     @property
     def extremes(self) -> Extremes:
@@ -336,7 +338,12 @@ class PanningEnv(gymnasium.Env):
 def rollout(
     env: PanningEnv, policy: Callable[[np.ndarray], Sequence[float]], sparsity: float
 ) -> list[dict[str, float]]:
-    """One episode of a policy at one target: a row per iteration, with p and the reward's terms."""
+    """One episode of a policy at one target: a row per iteration, with p and the reward's terms.
+
+    Raises:
+        ValueError: The policy reads the state of another formulation than that of `env`.
+    """
+    policy = as_policy(policy, env.formulation)
     state, _ = env.reset(options={"sparsity": sparsity})
     rows, terminated = [], False
     while not terminated:

@@ -25,7 +25,15 @@ from .metrics import METRICS, Batch
 from .networks.cost import flops, kept_flops
 from .networks.inspection import flatten, plainly
 from .networks.paths import Dependence
-from .policies import P, check_p, constant_policy, random_policy, staged_policy, targets
+from .policies import (
+    P,
+    as_policy,
+    check_p,
+    constant_policy,
+    random_policy,
+    staged_policy,
+    targets,
+)
 from .scores import FUSIONS, Extremes, Observation, ScoreBank, fuse
 
 GRADIENTS = ("dense", "masked")
@@ -388,14 +396,18 @@ class Panning:
                 state.
             progress: Whether to show a progress bar.
             callback: Called after each iteration with t, a copy of the mask, and the state.
+
+        Raises:
+            ValueError: The policy is none, or reads the state of another formulation.
+            TypeError: `callback` cannot be called.
         """
+        policy = as_policy(policy)
         if callback is not None and not callable(callback):
             raise TypeError(
                 f"callback must be a function of (t, mask, state), got {type(callback).__name__}"
             )
-        looks = getattr(policy, "needs_effective", True)
         for _ in tqdm(range(self.t, self.steps), desc="Panning", disable=not progress):
-            self.step(policy(self.state(extremes, looks)))
+            self.step(policy(self.state(extremes, policy.needs_effective)))
             if callback is not None:
                 callback(self.t, self.masks, self.state(extremes))
         seed = self.seed if self.control in ("random", "erk") else None

@@ -96,12 +96,15 @@ class Policy:
         sparsity: Target sparsities at which the range of the losses is measured; by default the
             target of the run.
         needs_effective: Whether it looks at the effective sparsity, which costs some passes, too.
+        formulation: Whose state it reads, "paper" or "authors" as in `PanningEnv`; None if no
+            matter which.
     """
 
     choose: Callable[[np.ndarray], Sequence[float]]
     needs_loss: bool = False
     sparsity: tuple[float, ...] | None = None
     needs_effective: bool = True
+    formulation: str | None = None
 
     def __call__(self, state: np.ndarray) -> Sequence[float]:
         """The weights p for (SynFlow, SNIP, GraSP), from a state (7,) in float64."""
@@ -145,24 +148,47 @@ def _of_model(model: Any) -> Policy:
             f"PanningEnv without a wrapper that scales them; these are in [{low[0]}, {high[0]}]"
         )
     made = getattr(model.action_space, "panning", {})  # saved with the model, as the space is
-    action, sparsity = made.get("action", "linear"), made.get("sparsity")
-    return Policy(_Predicted(model, action), needs_loss=True, sparsity=sparsity)
+    return Policy(
+        _Predicted(model, made.get("action", "linear")),
+        needs_loss=True,
+        sparsity=made.get("sparsity"),
+        formulation=made.get("formulation", "paper"),
+    )
 
 
-def as_policy(policy: Any) -> Policy:
+def as_policy(policy: Any, formulation: str = "paper") -> Policy:
     """Any callable `state -> p` as a `Policy`; one that does not say what it needs needs all.
 
     So is a model of stable-baselines3 that was trained on a `PanningEnv`.
+
+    Args:
+        policy: The callable, or the model.
+        formulation: Whose state it will see.
+
+    Raises:
+        ValueError: It is no policy, or one that reads the state of another formulation.
     """
     if all(hasattr(policy, name) for name in ("predict", "observation_space", "action_space")):
-        return _of_model(policy)
-    if not callable(policy):
+        found = _of_model(policy)
+    elif callable(policy):
+        found = Policy(
+            policy,
+            getattr(policy, "needs_loss", True),
+            getattr(policy, "sparsity", None),
+            getattr(policy, "needs_effective", True),
+            getattr(policy, "formulation", None),
+        )
+    else:
         raise ValueError(
             f"policy must be callable, state -> p, see lib.load_policy; got {policy!r}"
         )
-    needs_loss = getattr(policy, "needs_loss", True)
-    needs_effective = getattr(policy, "needs_effective", True)
-    return Policy(policy, needs_loss, getattr(policy, "sparsity", None), needs_effective)
+    if found.formulation not in (None, formulation):
+        own = f"formulation={found.formulation!r}"
+        raise ValueError(
+            f"policy: it reads the state of {own}, and would see that of {formulation!r}; play it "
+            f"in PanningEnv(..., {own}), as with lib.environment.rollout"
+        )
+    return found
 
 
 def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
@@ -177,7 +203,7 @@ def staged_policy(stages: Iterable[Sequence[float]] = STAGES) -> Policy:
         raise ValueError(f"stages must be rows (edge, p1, p2, p3), edges rising to 1; got {stages}")
     for row in stages:
         check_p(row[1:])
-    return Policy(partial(_stage, stages), needs_effective=False)
+    return Policy(partial(_stage, stages), needs_effective=False, formulation="paper")
 
 
 def _stage(stages: Sequence[Sequence[float]], state: np.ndarray) -> Sequence[float]:

@@ -21,9 +21,10 @@ from lib.agent import AgentPolicy, load_policy, save_policy, train_agent
 from lib.environment import ACTIONS, PanningEnv, rollout
 from lib.methods import range_of
 from lib.networks.inspection import flatten
-from lib.panning import PanResult
-from lib.policies import as_policy
+from lib.panning import Panning, PanResult
+from lib.policies import as_policy, constant_policy, staged_policy
 from lib.study import grid
+from lib.study.agents import earn
 from lib.study.worlds import make_policy
 
 SETTINGS = {
@@ -184,7 +185,7 @@ def test_the_settings_reach_td3_and_the_card(make_env, watch) -> None:
     assert (policy.card["steps"], policy.card["seed"], policy.card["episode_steps"]) == (30, 4, 4)
     assert (policy.card["alpha"], policy.card["grad_weight"]) == (100, 0.2)
     assert (policy.card["algorithm"], policy.card["action"]) == ("TD3", "linear")
-    assert policy.card["objective"] == "paper"
+    assert (policy.card["objective"], policy.card["formulation"]) == ("paper", "paper")
     assert policy.extremes == env.extremes
     assert policy.sparsity == (0.5, 0.9)
     for row in episodes:
@@ -391,10 +392,11 @@ class Evil:
         ("agent.json", lambda path: path.write_text(path.read_text().replace("8,", "9,"))),
         ("agent.json", lambda path: path.write_text(path.read_text().replace("6\n", "6, 6\n"))),
         ("agent.json", lambda path: path.write_text('{"action": "cubic",' + path.read_text()[1:])),
+        ("agent.json", lambda path: path.write_text('{"formulation": 1,' + path.read_text()[1:])),
     ],
     ids=[
         *("half", "empty", "a list", "code", "half card", "no card", "poor card", "wide", "deep"),
-        "action",
+        *("action", "formulation"),
     ],
 )
 def test_a_damaged_policy_is_refused_by_name(policy, workspace, file: str, spoil) -> None:
@@ -551,3 +553,88 @@ def test_a_model_whose_actions_were_scaled_is_refused(make_env) -> None:
     env = RescaleAction(make_env(), np.float32(0), np.float32(1))
     with pytest.raises(ValueError, match=r"actions in \[-1, 1\], .* in \[0.0, 1.0\]"):
         as_policy(TD3("MlpPolicy", env, device="cpu"))
+
+
+# --- whose state an agent reads ------------------------------------------------------------------
+
+# Wherever a policy meets the state: who shows that of the paper, and who that of its environment.
+PAPERS = {
+    "pan": lambda policy, mlp, batches: lib.pan(mlp, batches, 0.8, 4, policy),
+    "a candidate of pan": lambda policy, mlp, batches: lib.pan(
+        mlp, batches, 0.8, 4, select=[{"policy": policy}]
+    ),
+    "the loop": lambda policy, mlp, batches: Panning(mlp, batches, 0.8, 4).run(policy),
+}
+ENVIRONMENTS = {"rollout": rollout, "earn": earn}
+
+
+@pytest.fixture(params=["agent", "agent from plain values", "stable-baselines3"])
+def authors(request, make_env, tmp_path) -> Callable:
+    """One that was trained in the authors' process, saved and loaded."""
+    env = make_env(formulation="authors")
+    if request.param == "stable-baselines3":
+        model = SAC("MlpPolicy", env, seed=0, device="cpu", learning_starts=5)
+        model.learn(8).save(tmp_path / "model.zip")
+        return SAC.load(tmp_path / "model.zip", device="cpu")
+    policy, _ = train_agent(env, progress=False, **SETTINGS | {"steps": 20})
+    assert policy.card["formulation"] == "authors"
+    if request.param == "agent from plain values":
+        return make_policy(policy.plain())
+    save_policy(policy, tmp_path / "agent")
+    return load_policy(tmp_path / "agent")
+
+
+REFUSED = (
+    r"policy: it reads the state of formulation='authors', .* of 'paper'; play it in "
+    r"PanningEnv\(..., formulation='authors'\), as with lib.environment.rollout"
+)
+
+
+@pytest.mark.parametrize("place", PAPERS)
+def test_an_agent_of_the_authors_process_is_refused_where_the_state_is_the_papers(
+    authors, mlp, batches, place: str
+) -> None:
+    with pytest.raises(ValueError, match=REFUSED):
+        PAPERS[place](authors, mlp, batches)
+
+
+@pytest.mark.parametrize("play", ENVIRONMENTS)
+def test_an_agent_of_the_authors_process_is_played_in_that_alone(
+    authors, make_env, play: str
+) -> None:
+    with pytest.raises(ValueError, match=REFUSED):
+        ENVIRONMENTS[play](make_env(), authors, 0.8)
+    assert ENVIRONMENTS[play](make_env(formulation="authors"), authors, 0.8)
+
+
+def test_a_roll_out_shows_an_agent_of_the_authors_process_their_state(authors, make_env) -> None:
+    env, other = (make_env(formulation="authors") for _ in range(2))
+    rows = rollout(env, authors, 0.8)
+    state, _ = other.reset(options={"sparsity": 0.8})
+    for row in rows:
+        p = as_policy(authors, "authors")(state)
+        assert [row["p_synflow"], row["p_snip"], row["p_grasp"]] == list(p)
+        state, value, *_ = other.apply(p)
+        assert row["reward"] == value
+    assert len(rows) == 4
+
+
+def test_a_card_that_does_not_say_whose_state_is_read_means_the_papers(policy, make_env) -> None:
+    assert "formulation" not in policy.card and policy.formulation == "paper"
+    assert rollout(make_env(), policy, 0.8)
+    with pytest.raises(ValueError, match=r"state of formulation='paper', .* of 'authors'; play"):
+        rollout(make_env(formulation="authors"), policy, 0.8)
+
+
+@pytest.mark.parametrize("formulation", ["paper", "authors"])
+def test_a_policy_that_reads_no_state_is_played_in_any(make_env, formulation: str) -> None:
+    env = make_env(formulation=formulation)
+    for policy in (constant_policy((1, 0, 0)), lambda state: (0.5, 0.5, 0)):
+        assert rollout(env, policy, 0.8)
+
+
+def test_the_hand_made_policy_looks_for_the_next_target_which_the_authors_state_lacks(
+    make_env,
+) -> None:
+    with pytest.raises(ValueError, match="policy: it reads the state of formulation='paper'"):
+        rollout(make_env(formulation="authors"), staged_policy(), 0.8)

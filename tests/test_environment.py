@@ -673,7 +673,7 @@ def test_the_authors_range_runs_on_and_the_papers_does_not(theirs, reference) ->
     assert widths[theirs][0] < widths[theirs][1] and widths[ours][0] == widths[ours][1]
 
 
-def test_the_authors_process_measures_the_dense_network_once_for_each_batch(mlp, batches, monkeypatch) -> None:
+def test_their_process_measures_the_dense_network_once_a_batch(mlp, batches, monkeypatch) -> None:
     dense, sparse, real = [], [], environment.loss_and_gradient
 
     def measured(model: object, mask: torch.Tensor | None, batch: tuple, *more, **weights) -> tuple:

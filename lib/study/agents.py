@@ -15,7 +15,7 @@ from ..masks import Mask
 from ..metrics import Batch, grad_norm_sq, loss_and_gradient
 from ..networks import probes
 from ..panning import Panning
-from ..policies import STAGES
+from ..policies import STAGES, as_policy
 from . import parameters
 from .grid import digest, outdated
 from .pruning import train_and_test
@@ -88,6 +88,7 @@ def earn(env: PanningEnv, policy: Policy, sparsity: float) -> dict[str, float]:
 
     An episode ends when the network dies; Panning goes on, since weights can return.
     """
+    policy = as_policy(policy, env.formulation)
     state, _ = env.reset(options={"sparsity": sparsity})
     sums, length, ended = dict.fromkeys(("return", *TERMS), 0.0), 0, False
     while not env.panning.done:
