@@ -28,11 +28,13 @@ class Method:
 
     p: tuple[float, float, float] | None  # None: a policy chooses
     steps: int | None = 1  # None: as the caller asks, 100 by default
-    reactivate: bool = False
+    reactivate: bool | float = False
     gradients: str = "dense"
     score: str = "absolute"
     control: str | None = None
     fusion: str = "sum"
+    stages: tuple[tuple[float, ...], ...] | None = None  # the policy, if the caller gives none
+    select: tuple[str | Mapping[str, Any], ...] = ()  # candidates, of which a trial chooses one
 
 
 METHODS: dict[str, Method] = {
@@ -51,14 +53,34 @@ METHODS: dict[str, Method] = {
     # de Jorge et al. 2021: the same, but removed weights may return.
     "force": Method((0, 1, 0), steps=None, gradients="masked", reactivate=True),
     # Panning's scores, but removed weights stay out: the control for the transfer of force.
-    "iterative_fused": Method(None, steps=None, score="normalised"),
+    "iterative_fused": Method(None, steps=None, score="normalised", stages=STAGES),
     # Kang et al. 2022.
-    "panning": Method(None, steps=None, reactivate=True, score="normalised"),
+    "panning": Method(None, steps=None, reactivate=True, score="normalised", stages=STAGES),
     # The product form, S = Π Z(s_i)^p_i, of the authors' program, with its own table of exponents.
     "panning_product": Method(
-        None, steps=None, reactivate=True, score="normalised", fusion="product"
+        None,
+        steps=None,
+        reactivate=True,
+        score="normalised",
+        fusion="product",
+        stages=PRODUCT_STAGES,
     ),
     "rlpanning": Method(None, steps=None, reactivate=True, score="normalised"),
+    # Ours, not the paper's: the product of SynFlow and FORCE's score, with exponents chosen once on
+    # other networks, images and seeds than the reported ones (notebook 07).
+    "panning_masked": Method(
+        None,
+        steps=None,
+        reactivate=True,
+        gradients="masked",
+        score="normalised",
+        fusion="product",
+        stages=((1.0, 1.0, 1.0, 0.0),),
+    ),
+    # Ours, too: the paper's "select and optimise metrics" at its word.
+    "panning_select": Method(
+        None, steps=None, select=("synflow", "force", "panning", "panning_masked")
+    ),
 }
 
 
@@ -127,7 +149,7 @@ def pan(
         batches: Scoring batches [(inputs, targets), ...], as `scoring_batches` makes them.
         sparsity: The fraction of prunable weights to remove, in [0, 1).
         steps: T; by default 100, or 1 for one-shot methods.
-        policy: `state -> p`; by default the hand-made one. For methods without a fixed p only.
+        policy: `state -> p`; by default the method's own. For methods without a fixed p only.
         method: A name in `METHODS`.
         extremes: The range of 𝒩 for a policy that looks at the losses; by default it is measured
             on this network, see `range_of`.
@@ -153,10 +175,14 @@ def pan(
     common = {"steps": steps, "extremes": extremes, "progress": progress, "callback": callback}
     common |= settings
     batches = list(batches) if isinstance(batches, Iterable) else batches
+    if select is not None and (policy is not None or method != "panning"):
+        raise ValueError("select: it takes the place of method and policy; give one or the other")
+    if select is None and method in METHODS:
+        select = METHODS[method].select or None
+        if select and policy is not None:
+            raise ValueError(f"policy: {method!r} chooses among methods; it takes no policy")
     if select is None:
         process, result = _prune(model, batches, sparsity, policy, method, **common)
-    elif policy is not None or method != "panning":
-        raise ValueError("select: it takes the place of method and policy; give one or the other")
     else:
         process, result = _select(model, batches, sparsity, select, trial_steps, common)
     if dead := _what_is_dead(process):
@@ -185,8 +211,7 @@ def _prune(
     if policy is None and method == "rlpanning":
         raise ValueError("policy: 'rlpanning' needs a trained agent, see lib.load_policy")
     if policy is None:
-        staged = staged_policy(STAGES if chosen.fusion == "sum" else PRODUCT_STAGES)
-        policy = staged if chosen.p is None else constant_policy(chosen.p)
+        policy = staged_policy(chosen.stages) if chosen.stages else constant_policy(chosen.p)
     policy = as_policy(policy)
     process = _process(model, batches, sparsity, steps, method, settings)
     if extremes is None and policy.needs_loss:
@@ -210,6 +235,8 @@ def _select(
     found = []
     for each in candidates:
         own = {"method": each} if isinstance(each, str) else dict(each)
+        if own.get("method") in METHODS and METHODS[own["method"]].select:
+            raise ValueError(f"select: {own['method']!r} is a selection itself; name its candidates")
         steps = METHODS[own["method"]].steps if own.get("method") in METHODS else None
         settings = {**common, **({"steps": steps} if steps else {}), **own}
         process, result = _prune(model, batches, sparsity, **settings)

@@ -202,7 +202,8 @@ class Panning:
         steps: T, the number of iterations.
         schedule: How the target grows: "exponential", "linear" or "cosine".
         reactivate: Whether removed weights compete again on equal terms. Without it the loop is
-            iterative pruning.
+            iterative pruning. A number says for how long they do: 0.9, not in the last tenth of the
+            iterations.
         gradients: Whether SNIP and GraSP are those of the "dense" or the "masked" network.
         score: How each metric is prepared for the fusion, a name in `scores.SCORES`:
             "normalised" is Z(s), "absolute" |s|, "signed" s itself.
@@ -237,7 +238,7 @@ class Panning:
         steps: int = 100,
         *,
         schedule: str = "exponential",
-        reactivate: bool = True,
+        reactivate: bool | float = True,
         gradients: str = "dense",
         score: str = "normalised",
         fusion: str = "sum",
@@ -254,6 +255,11 @@ class Panning:
             raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
         if control is not None and control not in CONTROLS:
             raise ValueError(f"control must be one of {', '.join(CONTROLS)}, got {control!r}")
+        if not isinstance(reactivate, Real | np.bool_) or not 0 <= reactivate <= 1:
+            raise ValueError(
+                f"reactivate must be True, False, or a part of the iterations in [0, 1], got "
+                f"{reactivate!r}"
+            )
         if not isinstance(temperature, Real) or not 0 < temperature < math.inf:
             raise ValueError(
                 f"temperature must be positive, got {temperature!r}; give a finite one"
@@ -262,6 +268,7 @@ class Panning:
         self.reactivate, self.gradients, self.fusion = reactivate, gradients, fusion
         self.control, self.invert, self.fill, self.seed = control, invert, fill, seed
         self.targets = targets(sparsity, steps, schedule)  # before the costly copy: it may raise
+        self._last_return = math.floor(reactivate * steps + 1e-6)  # the last iteration with it
         self.bank = ScoreBank(model, batches, score, temperature, leave_out)
         inputs, _ = self.bank.batches[0]
         self.dependence = Dependence(self.bank.model, inputs, self.bank.weights)
@@ -304,11 +311,12 @@ class Panning:
         before, target = self.mask, self.targets[self.t]
 
         scores = -self.scores(p) if self.invert else self.scores(p)
-        if not self.reactivate:
+        returns = self.t < self._last_return
+        if not returns:
             scores = scores.masked_fill(~before, -math.inf)
         after = masking.top_k(scores, masking.kept_count(self.bank.total, target))
         if self.fill and self.t + 1 == self.steps:
-            after = self._filled(scores, after, before)
+            after = self._filled(scores, after, self.bank.total if returns else int(before.sum()))
         removed, reactivated = masking.count(before & ~after), masking.count(after & ~before)
 
         self.t += 1
@@ -319,15 +327,14 @@ class Panning:
         row |= {f"p_{name}": weight for name, weight in zip(METRICS, p, strict=True)}
         self.log.add(row, after)
 
-    def _filled(self, scores: Tensor, kept: Tensor, before: Tensor) -> Tensor:
-        """A mask of as many weights as `kept`, of the best, and if possible all effective.
+    def _filled(self, scores: Tensor, kept: Tensor, allowed: int) -> Tensor:
+        """A mask of as many weights as `kept`, of the `allowed` best, if possible all effective.
 
         The fewest best are taken of which as many are effective; those are kept, but for the worst,
         if the last one has made several effective at once. To do without these may make others
         ineffective, some few.
         """
         k = masking.count(kept)
-        allowed = self.bank.total if self.reactivate else masking.count(before)
 
         def effective(count: int) -> Tensor:
             return self.dependence.effective(masking.top_k(scores, count))

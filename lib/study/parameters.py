@@ -234,6 +234,24 @@ class Search(Section):
     holdout: float = Field(description="of the training images, for the accuracy it searches by")
 
 
+class Candidate(Section):
+    """A fixed fusion: the product with exponents p, unless its settings say otherwise."""
+
+    name: str
+    p: tuple[float, float, float] = Field(description="for SynFlow, SNIP, GraSP")
+    steps: int = Field(description="T")
+    settings: dict[str, Any] = Field(description="of `lib.Panning`, beside schedule and seed")
+    scoring: dict[str, Any] = Field(description="what it changes of the section `scoring`")
+
+
+class Development(Section):
+    """Notebook 07: which fixed fusion is the strongest? Its images, networks, seeds are its own."""
+
+    candidates: tuple[Candidate, ...]
+    tasks: tuple[Task, ...] = Field(description="methods: names of candidates, or in lib.METHODS")
+    holdout: float = Field(description="of the training images, for the accuracy that decides")
+
+
 class Statistics(Section):
     """How uncertainty is stated."""
 
@@ -267,6 +285,7 @@ class Parameters(Section):
     ablations: Ablations
     checks: Checks
     search: Search
+    development: Development
     statistics: Statistics
     figures: Figures
 
@@ -280,8 +299,9 @@ class Parameters(Section):
     @property
     def datasets(self) -> tuple[str, ...]:
         """The names of all data sets that some notebook needs."""
-        tasks, targets = self.comparison.tasks, self.transfer.targets
-        return tuple(dict.fromkeys([self.data.name, *(x.data for x in (*tasks, *targets))]))
+        tasks = (*self.comparison.tasks, *self.development.tasks)
+        places = (*tasks, *self.transfer.targets)
+        return tuple(dict.fromkeys([self.data.name, *(place.data for place in places)]))
 
 
 def _message(error: ValidationError, source: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..methods import METHODS
+from ..policies import STAGES
 from . import checks as sanity
 from . import parameters
 from .agents import random_policies
@@ -43,9 +44,19 @@ def _method(params: Parameters, name: str, agent: Any = None) -> dict[str, Any]:
     if name == "dense":
         return cell | {"sparsity": 0.0}
     cell |= {"steps": params.panning.steps, "settings": {"schedule": params.panning.schedule}}
-    if METHODS[name].p is None:
-        cell["policy"] = agent if name == "rlpanning" else params.panning.stages
+    if name == "rlpanning":
+        cell["policy"] = agent
+    elif METHODS[name].stages == STAGES:  # the profile's table takes the place of the paper's
+        cell["policy"] = params.panning.stages
     return cell | ({"check": check} if check else {})
+
+
+def _of_task(params: Parameters, task: parameters.Task) -> dict[str, Any]:
+    """The arguments of `prune_and_train` that a task sets."""
+    taught = {"epochs": task.epochs, "batch_size": task.batch_size}
+    base = _base(params, task.network, weight_decay=task.weight_decay, **taught)
+    scoring = params.scoring.changed(per_class=task.per_class)
+    return base | {"data": task.data, "width": task.width, "scoring": scoring}
 
 
 # --- 02 ----------------------------------------------------------------------------------------
@@ -62,10 +73,7 @@ def comparison(params: Parameters, agents: Mapping[int, Any] | None = None) -> P
     """
     plan: Plan = []
     for task in params.comparison.tasks:
-        taught = {"epochs": task.epochs, "batch_size": task.batch_size}
-        base = _base(params, task.network, weight_decay=task.weight_decay, **taught)
-        base |= {"data": task.data, "width": task.width}
-        base["scoring"] = params.scoring.changed(per_class=task.per_class)
+        base = _of_task(params, task)
         for method in ("dense", *task.methods):
             if (method == "rlpanning") != (agents is not None):
                 continue
@@ -111,7 +119,7 @@ def collapses(params: Parameters) -> Plan:
             {"method": method, "seed": seed},
             base
             | {"method": method, "seed": seed}
-            | ({"policy": params.panning.stages} if METHODS[method].p is None else {}),
+            | ({"policy": params.panning.stages} if METHODS[method].stages == STAGES else {}),
         )
         for method in params.flow.collapse_methods
         for seed in params.flow.seeds
@@ -323,3 +331,28 @@ def tables_found(params: Parameters, policies: Mapping[str, Any]) -> Plan:
         for rho in study.sparsities
         for seed in study.seeds
     ]
+
+
+# --- 07 ----------------------------------------------------------------------------------------
+
+
+def development(params: Parameters) -> Plan:
+    """Candidates for a fixed fusion and their rivals, on held-out training images."""
+    study = params.development
+    candidates = {each.name: each for each in study.candidates}
+    plan: Plan = []
+    for task in study.tasks:
+        base = _of_task(params, task) | {"holdout": study.holdout}
+        for name in task.methods:
+            if name in candidates:
+                own = candidates[name]
+                cell = {"method": "panning", "policy": own.p, "steps": own.steps}
+                cell["settings"] = {"schedule": params.panning.schedule} | own.settings
+                cell["scoring"] = base["scoring"].changed(**own.scoring)
+            else:
+                cell = _method(params, name)
+            for rho in task.sparsities:
+                for seed in task.seeds:
+                    row = {"task": task.name, "method": name, "sparsity": rho, "seed": seed}
+                    plan.append((row, base | cell | {"sparsity": rho, "seed": seed}))
+    return plan
