@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import lib
 from lib import masks
+from lib.data import sources
 from lib.environment import PanningEnv, rollout
 from lib.metrics import absolute_state, grad_norm_sq, loss_and_gradient, synflow
 from lib.panning import PanResult
@@ -38,7 +39,7 @@ class World:
 
     def __init__(self, params: parameters.Parameters, seed: int):
         self.params, self.seed = params, seed
-        self.train_set, self.test_set = worlds.load("mnist5k", "cpu")
+        self.train_set, self.test_set = worlds.load(params.data.name, "cpu")
         self.model = worlds.make_network("lenet300", 1.0, seed, self.train_set, "cpu")
         self.training = params.training.changed(epochs=params.ablations.epochs)
 
@@ -245,7 +246,9 @@ def measure(
 
 
 if __name__ == "__main__":
-    print(measure(parameters.load("params.yaml")))
+    chosen = parameters.load("params.yaml")
+    sources.fetch(*chosen.data.model_dump().values())
+    print(measure(chosen))
     norms = (path_norm(dtype) for dtype in (torch.float32, torch.float64))
     print(
         "\nSynFlow's R of a fresh ResNet-32 in float32 and float64: {:.2g}, {:.2g}".format(*norms)
