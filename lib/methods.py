@@ -236,7 +236,9 @@ def _select(
     for each in candidates:
         own = {"method": each} if isinstance(each, str) else dict(each)
         if own.get("method") in METHODS and METHODS[own["method"]].select:
-            raise ValueError(f"select: {own['method']!r} is a selection itself; name its candidates")
+            raise ValueError(
+                f"select: {own['method']!r} is a selection itself; name its candidates"
+            )
         steps = METHODS[own["method"]].steps if own.get("method") in METHODS else None
         settings = {**common, **({"steps": steps} if steps else {}), **own}
         process, result = _prune(model, batches, sparsity, **settings)

@@ -358,3 +358,52 @@ def test_a_choice_is_measured_against_the_reference_in_points_by_seed() -> None:
         ends = interval([expected - step, expected, expected + step], 0.95)
         assert (row["mean"], row["low"], row["high"]) == pytest.approx(ends)
         assert row["n"] == 3
+
+
+# --- 07, and the selection of 02 -----------------------------------------------------------------
+
+
+def developed(values: dict[str, list[float]]) -> pd.DataFrame:
+    """Two tasks, the first with two sparsities: {method: accuracy at the three places}."""
+    places = [("one", 0.9), ("one", 0.99), ("two", 0.9)]
+    return pd.DataFrame(
+        {"task": task, "method": name, "sparsity": rho, "seed": seed, "accuracy": value + wobble}
+        for name, at in values.items()
+        for (task, rho), value in zip(places, at, strict=True)
+        for seed, wobble in enumerate((-0.01, 0.01))
+    )
+
+
+def test_a_candidate_stands_against_the_best_rival_of_each_place() -> None:
+    values = {"a": [0.9, 0.5, 0.8], "b": [0.8, 0.7, 0.6], "x": [0.92, 0.66, 0.9]}
+    table = developed(values | {"y": [0.5, 0.5, 0.79]})
+    found = analysis.standing(table, ["a", "b"]).set_index("method")
+    # Best rivals: 0.9, 0.7, 0.8. x: +2 and -4 points in one, +10 in two.
+    assert found.loc["x", ["mean", "worst", "one", "two"]].tolist() == pytest.approx(
+        [(-1 + 10) / 2, -4, -1, 10]
+    )
+    assert found.loc["x", "where"] == "one, 0.99"
+    assert found.loc["a", "mean"] == pytest.approx(((10 - 20) / 2 + 20) / 2)  # against b alone
+    assert list(found.index)[0] == "a" and list(found.index)[-1] == "y"
+
+
+def test_who_is_not_in_every_task_does_not_stand() -> None:
+    table = developed({"a": [0.9, 0.5, 0.8], "x": [0.9, 0.5, 0.8]})
+    table = table[(table["method"] != "x") | (table["task"] == "one")]
+    table = pd.concat([table, developed({"b": [0.1] * 3})])
+    assert set(analysis.standing(table, ["a", "b"])["method"]) == {"a", "b"}
+
+
+def test_a_selection_is_judged_by_what_its_candidates_came_to() -> None:
+    table = developed({"a": [0.9, 0.5, 0.8], "b": [0.8, 0.7, 0.8]}).assign(selected="")
+    own = developed({"panning_select": [0.8, 0.7, 0.8]}).assign(selected="b")
+    found = analysis.selections(pd.concat([table, own]), ["a", "b"])
+    assert found[["task", "sparsity"]].to_numpy().tolist() == [
+        ["one", 0.9],
+        ["one", 0.99],
+        ["two", 0.9],
+    ]
+    assert found["best"].tolist() == [0, 1, 1]
+    assert found["lost"].tolist() == pytest.approx([10, 0, 0])
+    assert found["gained"].tolist() == pytest.approx([-5, 10, 0])
+    assert found["a"].tolist() == [0, 0, 0] and found["b"].tolist() == [2, 2, 2]

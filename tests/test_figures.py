@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from lib.figures import ablations, agents, metrics, panning, speed, style
+from lib.figures import ablations, agents, beyond, metrics, panning, speed, style
 from lib.figures.style import LOOKS
 from lib.methods import METHODS
 from lib.study import analysis, checks
@@ -129,6 +129,12 @@ class Study:
         table[["study", "setting"]] = table.pop("both").tolist()
         return self.drawn(table, accuracy=(0.1, 0.9))
 
+    def developed(self) -> pd.DataFrame:
+        rivals = ["synflow"] if self.tiny else ["synflow", "force", "panning_product"]
+        names = [*rivals, "1 1 0", "1 .5 0, none"]
+        table = self.table(task=self.tasks, method=names, sparsity=(0.9, 0.98), seed=self.seeds)
+        return self.drawn(table, accuracy=(0.1, 0.9))
+
     def scores(self) -> list[pd.DataFrame]:
         names = ("fused", "snip", "grasp", "synflow")
         scores = self.table(metric=names, log10_z=np.linspace(-4, 2, 9)).assign(fraction=0.1)
@@ -216,6 +222,7 @@ FIGURES: dict[Callable[..., Figure], Callable[[Study], list]] = {
     agents.transfer: lambda s: [s.gaps(), s.targets, CONFIDENCE],
     ablations.ablations: lambda s: [s.choices(), CONFIDENCE],
     ablations.checks: lambda s: [s.checked(), CONFIDENCE],
+    beyond.development: lambda s: [s.developed(), ["1 1 0", "1 .5 0, none"], CONFIDENCE],
     speed.panning_cost: lambda s: [s.measured()],
     speed.training_speedup: lambda s: [s.measured()],
 }
@@ -253,7 +260,7 @@ def words(ax: Axes) -> list[list[str]]:
 def test_there_is_a_test_for_every_figure() -> None:
     public = {
         function
-        for module in (metrics, panning, agents, ablations, speed)
+        for module in (metrics, panning, agents, ablations, beyond, speed)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
         and function.__annotations__.get("return") is Figure
@@ -609,3 +616,26 @@ def test_breaking_even() -> None:
     found = speed.break_even(Study(tiny=False).measured(), 100, 4000).set_index("sparsity")
     assert found["pruning"].to_dict() == pytest.approx({0.98: 1.25, 0.99: 1.25})
     assert found["epochs"].to_dict() == pytest.approx({0.98: 1.875, 0.99: float("inf")})
+
+
+def test_each_candidate_has_its_mean_and_its_seeds_and_the_best_rival_is_marked() -> None:
+    table = Study(False).developed()
+    figure = beyond.development(table, ["1 1 0", "1 .5 0, none"], CONFIDENCE)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert sorted(names[:2]) == ["1 .5 0, none", "1 1 0"]
+    assert names[2:] == ["SynFlow", "FORCE", "Panning, product"]
+    means = 100 * table.groupby(["task", "method"])["accuracy"].mean()
+    for ax, task in zip(figure.axes, table["task"].unique(), strict=True):
+        points = {
+            line.get_ydata()[0]: line.get_xdata()
+            for line in ax.lines
+            if line.get_marker() not in (".", "None")
+        }
+        for place, name in enumerate([*names[:2], "synflow", "force", "panning_product"]):
+            assert points[place] == pytest.approx([means[task, name]])
+        (mark,) = [
+            line.get_xdata()[0]
+            for line in ax.lines
+            if line.get_linestyle() == "--" and line.get_marker() == "None"
+        ]
+        assert mark == pytest.approx(means[task][["synflow", "force", "panning_product"]].max())

@@ -531,3 +531,36 @@ def test_a_selection_of_nothing_or_of_something_else_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pan(mlp, batches, 0.5, **arguments)
+
+
+def test_a_method_that_selects_is_the_selection_among_its_candidates(network, batches) -> None:
+    own = METHODS["panning_select"].select
+    chosen = pan(network, batches, 0.8, 4, method="panning_select", trial_steps=3)
+    expected = pan(network, batches, 0.8, 4, select=own, trial_steps=3)
+    assert chosen.masks == expected.masks and chosen.made == expected.made
+    assert chosen.made["method"] == own[chosen.made["selected"]]
+    with pytest.raises(ValueError, match="policy: 'panning_select' chooses among methods"):
+        pan(network, batches, 0.8, 4, constant_policy((1, 0, 0)), "panning_select")
+    with pytest.raises(ValueError, match="select: 'panning_select' is a selection itself"):
+        pan(network, batches, 0.8, 4, select=["snip", "panning_select"])
+
+
+def test_our_method_is_a_point_of_the_space_in_which_every_rival_is_a_corner(
+    network, batches
+) -> None:
+    """The product, its gradients those of the masked network, by exponents and return."""
+
+    def corner(p, returns, score="absolute"):
+        space = {"fusion": "product", "gradients": "masked", "reactivate": returns}
+        return pan(network, batches, 0.8, 5, constant_policy(p), score=score, **space).masks
+
+    assert corner((1, 0, 0), False) == pan(network, batches, 0.8, 5, method="synflow").masks
+    assert corner((0, 1, 0), False) == pan(network, batches, 0.8, 5, method="iterative_snip").masks
+    assert corner((0, 1, 0), True) == pan(network, batches, 0.8, 5, method="force").masks
+    ours = METHODS["panning_masked"]
+    (row,) = ours.stages
+    found = corner(row[1:], ours.reactivate, ours.score)
+    assert pan(network, batches, 0.8, 5, method="panning_masked").masks == found
+    other = constant_policy((1, 0, 0))
+    changed = pan(network, batches, 0.8, 5, other, "panning_masked").masks
+    assert changed == corner((1, 0, 0), ours.reactivate, ours.score)

@@ -67,11 +67,11 @@ def tree(path: Path) -> ast.Module:
 # --- the notebooks themselves --------------------------------------------------------------------
 
 
-def test_there_are_seven_notebooks_and_a_stage_for_each() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(7)]
+def test_there_are_eight_notebooks_and_a_stage_for_each() -> None:
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(8)]
     for path in NOTEBOOKS:
         assert f"executed/{path.name}" in declared(stage_of(path), "outs")
-    assert len(STAGES) == 1 + 7  # and the images
+    assert len(STAGES) == 1 + 8  # and the images
 
 
 @every_notebook
@@ -277,7 +277,7 @@ def test_a_stage_declares_whatever_else_its_notebook_reads_and_makes(path: Path)
     assert agent.issubset(deps) == ("load_policy(" in source)
     assert ("benchmarks/results.csv" in deps) == ("speed.read()" in source)
     assert ("benchmarks/plain.py" in deps) == ("'plain.py'" in source)
-    assert (f"data/raw/{PARAMS.data.name}" in deps) == (path.name[:2] < "05")
+    assert (f"data/raw/{PARAMS.data.name}" in deps) == (path.name[:2] not in {"05", "06"})
     draws = re.findall(r"(?<!\.)\bsave\(.+, '(\w+)'\)", source)
     files = {f"figures/{name}{end}" for name in draws for end in (".png", ".svg")}
     files |= {f"figures/{name}" for name in re.findall(r"results.figures / '([\w.]+)'", source)}
@@ -304,7 +304,7 @@ def test_a_slider_is_shown_where_widgets_are_alive_alone(monkeypatch) -> None:
 
 @pytest.mark.parametrize("path", PIPELINES.values(), ids=str)
 def test_a_pipeline_is_short_and_keeps_results_in_git(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 150
+    assert len(path.read_text().splitlines()) <= 165
     for name, stage in resolved(path)["stages"].items():
         for out in stage.get("outs", []) + stage.get("metrics", []):
             kept = {"persist": True} if name == "data" else {"cache": False}

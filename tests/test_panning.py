@@ -504,3 +504,25 @@ def test_a_callers_model_is_left_as_it_was_by_a_call_that_fails(busy, batches, u
             with pytest.raises(ValueError, match="batch: the scoring loss is nan"):
                 call()
         assert process.t == 0 and process.mask.all()
+
+
+@pytest.mark.parametrize(("part", "last"), [(0.5, 4), (0.9, 7), (0.3, 2), (1, 8), (0, 0)])
+def test_removed_weights_may_return_for_a_part_of_the_iterations(
+    network, batches, part: float, last: int
+) -> None:
+    process = Panning(network, batches, 0.9, steps=8, reactivate=part)
+    always = Panning(network, batches, 0.9, steps=8)
+    for t in range(1, 9):
+        before = process.mask
+        process.step((0, 1, 0.5)), always.step((0, 1, 0.5))
+        if t <= last:
+            assert torch.equal(process.mask, always.mask)
+        else:
+            assert not (process.mask & ~before).any()
+    assert sum(row["reactivated"] for row in always.log.rows) > 0
+
+
+@pytest.mark.parametrize("part", [-0.1, 1.5, math.nan, "half", None])
+def test_another_part_is_refused(mlp, batches, part) -> None:
+    with pytest.raises(ValueError, match=r"reactivate must be True, False, or a part .* got"):
+        Panning(mlp, batches, 0.5, 3, reactivate=part)

@@ -100,6 +100,10 @@ def test_every_way_to_train_changes_parameters_that_there_are(profile: Parameter
 def test_what_a_profile_names_is_known_to_the_library(profile: Parameters) -> None:
     tasks, targets = profile.comparison.tasks, profile.transfer.targets
     methods = {name.removesuffix("+shuffled") for task in tasks for name in task.methods}
+    ours = {each.name for each in profile.development.candidates}
+    tried = {name for task in profile.development.tasks for name in task.methods}
+    assert ours <= tried <= ours | {*METHODS} and not ours & {*METHODS}
+    tasks = (*tasks, *profile.development.tasks)
     assert methods | {*profile.checks.methods, *profile.flow.collapse_methods} <= set(METHODS)
     sections = (profile.metrics, profile.flow, profile.environment, profile.ablations)
     assert {place.network for place in (*tasks, *targets, *sections)} <= set(NETWORKS)
@@ -115,7 +119,7 @@ def test_names_and_seeds_of_a_profile_are_there_once(profile: Parameters) -> Non
         for name, value in section:
             if isinstance(value, BaseModel):
                 yield from lists(value)
-            elif isinstance(value, tuple) and name != "hidden":
+            elif isinstance(value, tuple) and name not in {"hidden", "p"}:  # layers, exponents
                 yield tuple(getattr(one, "name", one) for one in value)
                 yield from (x for v in value if isinstance(v, BaseModel) for x in lists(v))
 

@@ -69,8 +69,14 @@ PLANS: dict[str, tuple[Callable, Callable[[Parameters], plans.Plan]]] = {
     "checks": (pruning.prune_and_train, plans.checks),
     "table searches": (search.search_stages, plans.table_searches),
     "tables found": (pruning.prune_and_train, found),
+    "development": (pruning.prune_and_train, plans.development),
 }
 TRAINED = [name for name, (function, _) in PLANS.items() if function is pruning.prune_and_train]
+
+
+def takes_the_table(method: str) -> bool:
+    """Whether the profile's hand-made table, the sum's, is this method's policy."""
+    return method in ("panning", "iterative_fused")
 
 
 def leaves(value: Any, where: str = "") -> dict[str, Any]:
@@ -113,8 +119,9 @@ def test_every_network_of_a_plan_can_be_pruned(params, plan: str) -> None:
         assert (cell["sparsity"] == 0) == (cell["method"] == "dense")
         assert set(cell.get("settings", {})) <= settings
         assert cell.get("check") in {None, *checks.CHECKS}
-        chooses = cell["method"] != "dense" and METHODS[cell["method"]].p is None
-        assert ("policy" in cell) == chooses  # pan() refuses a policy where p is fixed
+        # The profile's table is the sum's; pan() refuses a policy where p is fixed.
+        chooses = cell["method"] == "rlpanning" or takes_the_table(cell["method"])
+        assert ("policy" in cell) == chooses
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -229,7 +236,7 @@ def test_every_method_meets_every_compression(params) -> None:
     for name, cell in named:
         assert cell["compressions"] == params.flow.compressions
         assert (cell["method"], cell["seed"]) == (name["method"], name["seed"])
-        assert ("policy" in cell) == (METHODS[cell["method"]].p is None)
+        assert ("policy" in cell) == takes_the_table(cell["method"])
 
 
 # --- agents --------------------------------------------------------------------------------------
@@ -414,6 +421,24 @@ def test_subsets_of_the_metrics_are_all_there_are() -> None:
 def test_without_return_nothing_else_of_panning_is_lost() -> None:
     without, whole = METHODS["iterative_fused"], METHODS["panning"]
     assert replace(without, reactivate=True) == whole
+
+
+def test_candidates_are_developed_apart_from_what_is_reported(params) -> None:
+    study, seeds = params.development, set()
+    for name, cell in plans.development(params):
+        assert cell["holdout"] == study.holdout > 0
+        seeds.add(cell["seed"])
+        (own,) = [each for each in study.candidates if each.name == name["method"]] or [None]
+        if own:
+            assert (cell["method"], cell["policy"], cell["steps"]) == ("panning", own.p, own.steps)
+            assert own.settings.items() <= cell["settings"].items()
+            assert own.scoring.items() <= cell["scoring"].model_dump().items()
+        else:
+            assert cell["method"] == name["method"]
+    others = [
+        cell for plan in (compared, plans.ablations, plans.checks) for _, cell in plan(params)
+    ]
+    assert not seeds & {cell["seed"] for cell in others}
 
 
 def test_tables_are_searched_on_another_network_and_tried_as_ablations_are(params) -> None:

@@ -53,6 +53,8 @@ LOOKS = {
     "panning": Look("Panning", "#D55E00", "o"),
     "panning_product": Look("Panning, product", "#4B1EF0", "h", "--"),
     "rlpanning": Look("RLPanning", "#E377C2", "*"),
+    "panning_masked": Look("masked product (ours)", "#000000", "d"),
+    "panning_select": Look("selection by trial (ours)", "#5A78FF", "<", "--"),
 }
 FEW = 5  # seeds; up to this many are drawn one by one
 

@@ -1,6 +1,6 @@
 """What the tables say: differences, correlations, and what they are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
@@ -146,3 +146,60 @@ def choice_gaps(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
         gap = paired(both, "setting", setting, "Panning", *by)
         gaps.append(gap.assign(study=study, setting=setting))
     return pd.concat(gaps, ignore_index=True)
+
+
+def standing(table: pd.DataFrame, rivals: Collection[str]) -> pd.DataFrame:
+    """Notebook 07: each candidate minus the best rival, in points, the best candidate first.
+
+    The best rival is that of the highest mean over seeds at a sparsity of a task, so another one at
+    another place: no single rival is asked to do as well.
+
+    Args:
+        table: The development table: task, method, sparsity, seed, accuracy.
+        rivals: The methods that are not candidates.
+
+    Returns:
+        One row per method that stands in every task: `mean`, over tasks of the mean over
+        sparsities, in which each task counts alike; `worst`, the lowest over tasks and sparsities,
+        and `where` that is; and a column per task. A rival's row compares it with the others.
+    """
+    places = ["task", "sparsity"]
+    accuracy = 100 * table.pivot_table(index=places, columns="method", values="accuracy")
+    gaps = {
+        name: accuracy[name] - accuracy[others].max(axis=1)
+        for name in accuracy.columns[accuracy.notna().all()]
+        if (others := [rival for rival in rivals if rival != name])
+    }
+    rows = []
+    for name, gap in gaps.items():
+        tasks = gap.groupby("task", sort=False).mean()
+        where = "{}, {:g}".format(*gap.idxmin())
+        row = {"method": name, "mean": tasks.mean(), "worst": gap.min(), "where": where}
+        rows.append(row | tasks.to_dict())
+    order = ["mean", "method"]
+    return pd.DataFrame(rows).sort_values(order, ascending=[False, True], ignore_index=True)
+
+
+def selections(table: pd.DataFrame, candidates: Sequence[str]) -> pd.DataFrame:
+    """Notebook 02: at each sparsity of each task, how good the choices of a trial are.
+
+    Args:
+        table: The comparison.
+        candidates: The methods among which "panning_select" chooses.
+
+    Returns:
+        Per task and sparsity: `best`, the share of the seeds on which it took the candidate with
+        the highest accuracy, or one as high; `lost`, the points by which it stays below that one;
+        `gained`, those by which it is above the mean candidate; and how often each was taken.
+    """
+    key = ["task", "sparsity", "seed"]
+    wide = 100 * table.pivot_table(index=key, columns="method", values="accuracy")
+    chosen = table[table["method"] == "panning_select"].set_index(key)["selected"]
+    own = wide.loc[chosen.index, "panning_select"]
+    others = wide.loc[chosen.index, list(candidates)]
+    found = pd.DataFrame({"lost": others.max(axis=1) - own, "gained": own - others.mean(axis=1)})
+    found.insert(0, "best", (found["lost"] <= 0).astype(float))
+    taken = pd.get_dummies(chosen).reindex(columns=list(candidates), fill_value=False)
+    parts = found.join(taken.astype(int)).groupby(["task", "sparsity"])
+    means = parts[["best", "lost", "gained"]].mean()
+    return means.join(parts[list(candidates)].sum()).reset_index()

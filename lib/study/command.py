@@ -38,7 +38,8 @@ and compare keep what is finished: after an interruption give the command again.
           --methods snip,panning --sparsities 0.99 --seeds 0,1
 
 methods:  dense random erk magnitude snip grasp synflow iterative_snip force
-          iterative_fused panning panning_product rlpanning
+          iterative_fused panning panning_product rlpanning panning_masked
+          panning_select
 data:     mnist5k digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet
 networks: lenet300 lenet5 vgg11 vgg13 vgg16 vgg19 (vgg11_plain: no batch norm)
           resnet20 resnet32 resnet44 resnet56 resnet110 torchvision:... timm:...

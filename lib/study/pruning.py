@@ -105,8 +105,9 @@ def prune_and_train(
 
     Returns:
         Sparsity and effective sparsity reached, weights reactivated, twelve digits that stand for
-        the effective mask, the method that a selection chose, the shares of the dense network's multiply-adds that its weights do and
-        that the compacted network does, and what `train_and_test` returns.
+        the effective mask, the method that a selection chose, the shares of the dense network's
+        multiply-adds that its weights do and that the compacted network does, and what
+        `train_and_test` returns.
     """
     if check is not None and check not in checks.CHECKS:
         raise ValueError(f"check must be one of {', '.join(checks.CHECKS)}, got {check!r}")
@@ -120,7 +121,13 @@ def prune_and_train(
     train_set = train_set.subset(fraction, seed)
     model = make_network(network, width, seed, train_set, device)
     found: dict[str, Any] = {"sparsity_reached": 0.0, "effective_sparsity": 0.0}
-    found |= {"reactivated": 0, "mask": "", "selected": "", "flops_effective": 1.0, "flops_compacted": 1.0}
+    found |= {
+        "reactivated": 0,
+        "mask": "",
+        "selected": "",
+        "flops_effective": 1.0,
+        "flops_compacted": 1.0,
+    }
     kept: Mapping[str, Tensor] | None = None
     if method != "dense":
         generator = torch.Generator().manual_seed(seed)
