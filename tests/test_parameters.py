@@ -102,7 +102,8 @@ def test_what_a_profile_names_is_known_to_the_library(profile: Parameters) -> No
     methods = {name.removesuffix("+shuffled") for task in tasks for name in task.methods}
     assert methods | {*profile.checks.methods, *profile.flow.collapse_methods} <= set(METHODS)
     sections = (profile.metrics, profile.flow, profile.environment, profile.ablations)
-    assert {place.network for place in (*tasks, *targets, *sections)} <= set(NETWORKS)
+    places = (*tasks, *targets, *sections, *profile.flow.vetoes)
+    assert {place.network for place in places} <= set(NETWORKS)
     assert profile.checks.network in NETWORKS
     assert set(profile.ablations.scores) <= set(SCORES)
     assert {profile.panning.schedule, *profile.ablations.schedules} <= set(SCHEDULES)

@@ -52,6 +52,7 @@ LOOKS = {
     "iterative_fused": Look("Panning without return", "#7A1F4B", "X", "--"),
     "panning": Look("Panning", "#D55E00", "o"),
     "panning_product": Look("Panning, product", "#4B1EF0", "h", "--"),
+    "panning_masked": Look("SynFlow × masked SNIP", "#000000", "d"),
     "rlpanning": Look("RLPanning", "#E377C2", "*"),
 }
 FEW = 5  # seeds; up to this many are drawn one by one

@@ -103,14 +103,26 @@ class Comparison(Section):
     tasks: tuple[Task, ...]
 
 
+class Place(Section):
+    """A network on a data set, not trained."""
+
+    name: str
+    data: str
+    network: str
+    width: float
+    sparsities: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+
 class Flow(Section):
-    """Notebook 02: which weights leave and return, and when a layer is left empty."""
+    """Notebook 02: which weights leave and return, when a layer is left empty, who vetoes whom."""
 
     network: str
     sparsities: tuple[float, ...]
     seeds: tuple[int, ...]
     collapse_methods: tuple[str, ...]
     compressions: tuple[float, ...] = Field(description="weights in all / weights kept")
+    vetoes: tuple[Place, ...] = Field(description="where it is looked which weights are worthless")
 
 
 class Environment(Section):
@@ -281,7 +293,8 @@ class Parameters(Section):
     def datasets(self) -> tuple[str, ...]:
         """The names of all data sets that some notebook needs."""
         tasks, targets = self.comparison.tasks, self.transfer.targets
-        return tuple(dict.fromkeys([self.data.name, *(x.data for x in (*tasks, *targets))]))
+        places = (*tasks, *targets, *self.flow.vetoes)
+        return tuple(dict.fromkeys([self.data.name, *(place.data for place in places)]))
 
 
 def _message(error: ValidationError, source: str) -> str:

@@ -118,6 +118,35 @@ def collapses(params: Parameters) -> Plan:
     ]
 
 
+# Methods that are asked which weights they keep against a metric's word: method, policy (None: its
+# own p, or the profile's table), and what else is changed about it.
+VETOES: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "synflow": ("synflow", None, {}),
+    "force": ("force", None, {}),
+    "panning": ("panning", None, {}),
+    "panning_masked": ("panning", (1.0, 1.0, 0.0), {"fusion": "product", "gradients": "masked"}),
+}
+
+
+def vetoes(params: Parameters) -> Plan:
+    """Which of the weights that a method keeps are worthless to SynFlow, or to SNIP, alone."""
+    plan: Plan = []
+    for place in params.flow.vetoes:
+        base = _watched(params) | {"data": place.data}
+        base |= {"network": place.network, "width": place.width}
+        for name, (method, policy, changes) in VETOES.items():
+            loop = METHODS[method]
+            parts = ("reactivate", "gradients", "score", "fusion")
+            own = {part: getattr(loop, part) for part in parts}
+            cell = base | {"settings": base["settings"] | own | changes}
+            cell["policy"] = policy or loop.p or params.panning.stages
+            for rho in place.sparsities:
+                for seed in place.seeds:
+                    row = {"task": place.name, "method": name, "sparsity": rho, "seed": seed}
+                    plan.append((row, cell | {"sparsity": rho, "seed": seed}))
+    return plan
+
+
 # --- 03 ----------------------------------------------------------------------------------------
 
 
