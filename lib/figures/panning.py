@@ -335,23 +335,33 @@ def vetoes(table: pd.DataFrame) -> Figure:
         table: task, method, sparsity, seed, layer and numbers of weights, see `loops.vetoes`.
     """
     table = table.assign(place=list(zip(table["task"], table["sparsity"], strict=True)))
-    places, methods = list(dict.fromkeys(table["place"])), style.in_order(table["method"])
-    height = len(places) * (0.026 * len(methods) + 0.025) + 0.12
-    figure, axes = style.panels(len(places), len(QUESTIONS), height, sharex=True, sharey=True)
-    for row, (task, rho) in zip(axes, places, strict=True):
+    names = style.in_order(table["method"])  # a control has no look of its own
+    names += [name for name in dict.fromkeys(table["method"]) if name not in names]
+    places = {
+        place: [name for name in names if name in set(part["method"])]
+        for place, part in table.groupby("place", sort=False)
+    }
+    counts = [len(methods) for methods in places.values()]
+    figure, axes = style.panels(
+        len(places), len(QUESTIONS), 0.026 * sum(counts) + 0.025 * len(places) + 0.12,
+        sharex=True, sharey="row", height_ratios=counts,
+    )  # fmt: skip
+    for row, ((task, rho), methods) in zip(axes, places.items(), strict=True):
         part = table[table["place"] == (task, rho)]
+        looks = [LOOKS.get(name, style.Look(name, "#808080")) for name in methods]
         for ax, what in zip(row, QUESTIONS, strict=True):
             ax.set_visible(part[what].notna().any())
-            for y, method in enumerate(methods):
-                _stack(ax, y, part[part["method"] == method], what, LOOKS[method].color)
+            for y, (method, look) in enumerate(zip(methods, looks, strict=True)):
+                _stack(ax, y, part[part["method"] == method], what, look.color)
             if what == "dark":
                 ax.axvline(100 * part["inputs_dark"].max(), color="0.3", ls=":", lw=1, zorder=0.9)
             ax.grid(visible=False)
+        row[0].set_yticks(range(len(methods)), [look.label for look in looks])
+        row[0].set_ylim(len(methods) - 0.4, -0.6)
         row[0].annotate(f"{task}, {style.percent(rho)}", (0, 1), (-4, 2), "axes fraction",
                         textcoords="offset points", ha="right", va="bottom")  # fmt: skip
     ends = [bar.get_x() + bar.get_width() for ax in axes.flat for bar in ax.patches]
-    axes[0, 0].set(xticks=[], xlim=(0, 1.3 * max(5, *ends)), ylim=(len(methods) - 0.4, -0.6))
-    axes[0, 0].set_yticks(range(len(methods)), [LOOKS[name].label for name in methods])
+    axes[0, 0].set(xticks=[], xlim=(0, 1.3 * max(5, *ends)))
     for ax, title in zip(axes[0], QUESTIONS.values(), strict=True):
         ax.set_title(title)
     style.note(

@@ -104,7 +104,7 @@ class Comparison(Section):
 
 
 class Place(Section):
-    """A network on a data set, not trained."""
+    """A network on a data set that is pruned, not trained."""
 
     name: str
     data: str
@@ -112,6 +112,7 @@ class Place(Section):
     width: float
     sparsities: tuple[float, ...]
     seeds: tuple[int, ...]
+    methods: tuple[str, ...] = Field(description="names in plans.VETOES")
 
 
 class Flow(Section):

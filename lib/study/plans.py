@@ -125,6 +125,9 @@ VETOES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "force": ("force", None, {}),
     "panning": ("panning", None, {}),
     "panning_masked": ("panning", (1.0, 1.0, 0.0), {"fusion": "product", "gradients": "masked"}),
+    # Is it the product, or that the gradients are the masked network's? One without the other.
+    "SynFlow + masked SNIP": ("panning", (1.0, 1.0, 0.0), {"gradients": "masked"}),
+    "SynFlow × dense SNIP": ("panning", (1.0, 1.0, 0.0), {"fusion": "product"}),
 }
 
 
@@ -134,7 +137,8 @@ def vetoes(params: Parameters) -> Plan:
     for place in params.flow.vetoes:
         base = _watched(params) | {"data": place.data}
         base |= {"network": place.network, "width": place.width}
-        for name, (method, policy, changes) in VETOES.items():
+        for name in place.methods:
+            method, policy, changes = VETOES[name]
             loop = METHODS[method]
             parts = ("reactivate", "gradients", "score", "fusion")
             own = {part: getattr(loop, part) for part in parts}
