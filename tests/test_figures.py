@@ -116,6 +116,22 @@ class Study:
         smallest = 1e5 // table["compression"]
         return table.assign(smallest_layer=0 if self.tiny else smallest, effective_share=0.5)
 
+    def vetoes(self) -> pd.DataFrame:
+        places = {("LeNet-300-100 on FashionMNIST", 0.999): True}
+        if not self.tiny:
+            places |= {("LeNet-300-100", 0.98): True, ("ResNet-20, width ¼", 0.98): False}
+        methods = ("panning",) if self.tiny else ("synflow", "force", "panning", "panning_masked")
+        parts = []
+        for (task, rho), reads in places.items():
+            one = self.table(task=[task], method=methods, sparsity=[rho], seed=self.seeds,
+                             layer=self.layers)  # fmt: skip
+            one["kept"] = one["layer"].map({"fc1": 60, "fc2": 40})
+            few = self.drawn(one, worthless_synflow=(0, 9), worthless_snip=(0, 20), dead=(0, 30))
+            dark = few["layer"].eq("fc1") & reads
+            parts.append(few.assign(dark=np.where(dark, 6.0, np.nan),
+                                    inputs_dark=np.where(dark, 0.16, np.nan)))  # fmt: skip
+        return pd.concat(parts, ignore_index=True)
+
     def checked(self) -> pd.DataFrame:
         names = ("unchanged", *checks.CHECKS)
         methods = ("snip", "panning")
@@ -214,6 +230,7 @@ FIGURES: dict[Callable[..., Figure], Callable[[Study], list]] = {
     panning.flow: lambda s: [s.flow(), s.flow_layers(), s.departures()],
     panning.agreement: lambda s: [s.agreement()],
     panning.collapse: lambda s: [s.collapse()],
+    panning.vetoes: lambda s: [s.vetoes()],
     agents.overview: lambda s: [],
     agents.learning: lambda s: [s.returns(), ["tuned", "design"], CONFIDENCE],
     agents.learning_curve: lambda s: [s.episodes()],
@@ -511,6 +528,30 @@ def test_collapse_and_agreement_are_drawn_as_they_are() -> None:
     for ax, rho in zip(figure.axes, (0.9, 0.99), strict=True):
         assert ax.lines[0].get_xdata() == pytest.approx([10, 11, 12])
         assert ax.lines[-1].get_xdata() == pytest.approx([100 * (1 - rho)] * 2)
+
+
+def test_vetoes_are_stacked_by_layer_in_per_cent_of_what_is_kept() -> None:
+    table = Study(tiny=False).vetoes()
+    axes = np.reshape(panning.vetoes(table).axes, (3, 4))
+    methods = ["synflow", "force", "panning", "panning_masked"]
+    assert [one.get_text() for one in axes[0, 0].get_yticklabels()] == [
+        LOOKS[name].label for name in methods
+    ]
+    for row, task in zip(axes, table["task"].unique(), strict=True):
+        part = table[table["task"] == task]
+        for ax, what in zip(row, panning.QUESTIONS, strict=True):
+            assert ax.get_visible() == part[what].notna().any()
+            if what == "dark":  # of what the first layer keeps
+                assert {round(bar.get_width(), 6) for bar in ax.patches} <= {10}
+                assert not ax.get_visible() or ax.lines[0].get_xdata() == pytest.approx([16, 16])
+                continue
+            mean = part.groupby(["method", "layer"])[what].mean()
+            assert len(ax.patches) == len(mean)
+            for i, bar in enumerate(ax.patches):
+                method, layer = methods[i // 2], ("fc1", "fc2")[i % 2]
+                assert bar.get_width() == pytest.approx(mean[method, layer])  # 100 are kept
+                assert to_rgb(bar.get_facecolor()) == to_rgb(LOOKS[method].color)
+                assert bar.get_x() == pytest.approx(mean[method, "fc1"] * (i % 2))
 
 
 # --- 01, 03, 04 -----------------------------------------------------------------------------------

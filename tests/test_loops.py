@@ -1,4 +1,4 @@
-"""What is counted while the loop runs: weights that leave and return, and layers left empty."""
+"""What is counted while the loop runs: weights that return, layers left empty, vetoes."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -6,13 +6,16 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from small import PLACE, SCORING
+from torch import nn
 
 from lib.masks import kept_count
 from lib.methods import METHODS, pan
 from lib.panning import PanResult
 from lib.policies import STAGES, targets
-from lib.study.loops import collapse, trace
+from lib.study import loops
+from lib.study.loops import collapse, trace, vetoes
 from lib.study.worlds import load, make_batches, make_network, make_policy
 
 TRACE = {"data": "digits", **PLACE, "device": "cpu", "scoring": SCORING}
@@ -240,3 +243,108 @@ def test_a_random_mask_is_another_one_by_its_seed(collapsing) -> None:
 def test_one_shot_methods_take_one_step_whatever_is_asked(collapsing) -> None:
     one, many = (collapsing("snip", steps=steps) for steps in (1, 50))
     assert METHODS["snip"].steps == 1 and one.equals(many)
+
+
+# --- metrics that veto ---------------------------------------------------------------------------
+
+VETO = {"data": "digits", **PLACE, "device": "cpu", "scoring": SCORING}
+VETO |= {"sparsity": 0.9, "steps": 6, "policy": "staged"}
+LOOPS = {
+    "synflow": {"policy": [1.0, 0.0, 0.0], "settings": {"score": "absolute", "reactivate": False}},
+    "force": {"policy": [0.0, 1.0, 0.0], "settings": {"score": "absolute", "gradients": "masked"}},
+    "panning": {},
+    "product": {
+        "policy": [1.0, 1.0, 0.0],
+        "settings": {"fusion": "product", "gradients": "masked"},
+    },
+}
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_is_said_of_the_kept_weights_is_said_of_no_more_than_are_kept(
+    toy, loop: str, sparsity: float
+) -> None:
+    found = pd.DataFrame(vetoes(**VETO | LOOPS[loop] | {"sparsity": sparsity}))
+    k = kept_count(N, sparsity)
+    assert found["layer"].tolist() == list(SIZES)
+    assert found["index"].tolist() == [0, 1, 2]
+    assert found["weights"].tolist() == list(SIZES.values())
+    assert found["kept"].sum() == found["chosen_synflow"].sum() == found["chosen_snip"].sum() == k
+    for part in ("dead", "worthless_synflow", "worthless_snip", "worthless", "dark"):
+        assert (found[part].fillna(0) / found["kept"].clip(1)).between(0, 1).all()
+    either = found[["worthless_synflow", "worthless_snip"]]
+    assert (found["worthless"] >= either.max(axis=1)).all()
+    assert (found["worthless"] <= either.sum(axis=1)).all()
+    for name in ("synflow", "snip"):
+        assert (found[f"refused_{name}"] <= found[f"chosen_{name}"]).all()
+    assert found["dark"].notna().tolist() == [True, False, False]
+    assert 0 <= found["refused_dark"][0] <= found["refused_synflow"][0]
+
+
+def test_the_watched_masks_are_those_of_pan(toy) -> None:
+    found = pd.DataFrame(vetoes(**VETO))
+    result = finished()
+    assert found["kept"].tolist() == [int(mask.sum()) for mask in result.masks.values()]
+    effective = [int(mask.sum()) for mask in result.effective.values()]
+    assert (found["kept"] - found["dead"]).tolist() == effective
+
+
+@pytest.mark.parametrize(("loop", "metric"), [("synflow", "synflow"), ("force", "snip")])
+def test_a_metric_refuses_nothing_of_its_own_choice(toy, loop: str, metric: str) -> None:
+    cell = VETO | LOOPS[loop] | {"sparsity": 0.6, "steps": 2}
+    cell["settings"] = cell["settings"] | {"reactivate": True}  # also what it would have back
+    found = pd.DataFrame(vetoes(**cell))
+    assert found[f"refused_{metric}"].sum() == found[f"worthless_{metric}"].sum() == 0
+    assert found[f"chosen_{metric}"].tolist() == found["kept"].tolist()
+
+
+class Half(nn.Module):
+    """784 inputs, two units, 10 outputs; nothing reads the first unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(784, 2, bias=False), nn.Linear(2, 10, bias=False)
+        with torch.no_grad():
+            self.fc1.weight.fill_(0.1)
+            self.fc2.weight[:, 0] = 0
+            self.fc2.weight[:, 1] = torch.arange(1, 11)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.fc1(x.flatten(1)))
+
+
+def test_a_unit_that_nothing_reads_is_found_dead_and_worthless(toy, monkeypatch) -> None:
+    monkeypatch.setattr(loops, "make_network", lambda *place: Half())
+    # Nothing is scored: the first weights are kept, those of the unit that nothing reads.
+    cell = VETO | {"policy": LOWEST, "steps": 1, "sparsity": 1 - 700 / (2 * 784 + 20)}
+    found = pd.DataFrame(vetoes(**cell)).set_index("layer")
+    assert found["kept"].tolist() == [700, 0]
+    for part in ("dead", "worthless_synflow", "worthless_snip", "worthless"):
+        assert found[part].tolist() == [700, 0], part
+    assert found["refused_synflow"].sum() == 700  # and all that it would have instead
+    # With SynFlow to choose, the other unit's are kept, and its outputs.
+    found = pd.DataFrame(vetoes(**cell | LOOPS["synflow"])).set_index("layer")
+    assert found["kept"].tolist() == [690, 10]
+    assert found["dead"].sum() == found["worthless_synflow"].sum() == 0
+
+
+def test_weights_that_read_a_pixel_which_never_changes_are_counted(toy, monkeypatch) -> None:
+    train_set, test_set = load("digits", "cpu")
+    images = train_set.images.clone()
+    images.flatten(1)[:, :100] = 7  # the same in all images, if not black
+    images.flatten(1)[:, 100:] = torch.arange(len(images)).view(-1, 1) % 2
+    changed = loops.load("digits", "cpu")[0].__class__(
+        images, train_set.targets, train_set.num_classes, train_set.mean, train_set.std
+    )
+    monkeypatch.setattr(loops, "load", lambda *place: (changed, test_set))
+    cell = VETO | {"policy": LOWEST, "steps": 1, "sparsity": 1 - 150 / N}
+    found = pd.DataFrame(vetoes(**cell))
+    assert found["kept"].tolist() == [150, 0, 0]  # of the first unit
+    assert found["dark"][0] == 100
+    assert found["inputs_dark"][0] == pytest.approx(100 / 784)
+
+
+def test_a_convolution_reads_no_pixel_by_a_weight_of_its_own(toy) -> None:
+    found = pd.DataFrame(vetoes(**VETO | {"network": "lenet5", "width": 0.2, "steps": 2}))
+    assert found[["dark", "refused_dark", "inputs_dark"]].isna().all(axis=None)

@@ -18,6 +18,7 @@ from lib.policies import SCHEDULES, staged_policy
 from lib.scores import SCORES
 from lib.study import fetch, notebook, parameters
 from lib.study.parameters import Parameters, load
+from lib.study.plans import VETOES
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ["params.yaml", "profiles/full.yaml", "profiles/paper.yaml", "profiles/smoke.yaml"]
@@ -106,7 +107,9 @@ def test_what_a_profile_names_is_known_to_the_library(profile: Parameters) -> No
     tasks = (*tasks, *profile.development.tasks)
     assert methods | {*profile.checks.methods, *profile.flow.collapse_methods} <= set(METHODS)
     sections = (profile.metrics, profile.flow, profile.environment, profile.ablations)
-    assert {place.network for place in (*tasks, *targets, *sections)} <= set(NETWORKS)
+    places = (*tasks, *targets, *sections, *profile.flow.vetoes)
+    assert {place.network for place in places} <= set(NETWORKS)
+    assert {name for place in profile.flow.vetoes for name in place.methods} <= set(VETOES)
     assert profile.checks.network in NETWORKS
     assert set(profile.ablations.scores) <= set(SCORES)
     assert {profile.panning.schedule, *profile.ablations.schedules} <= set(SCHEDULES)

@@ -59,6 +59,7 @@ PLANS: dict[str, tuple[Callable, Callable[[Parameters], plans.Plan]]] = {
     "comparison": (pruning.prune_and_train, compared),
     "traces": (loops.trace, plans.traces),
     "collapses": (loops.collapse, plans.collapses),
+    "vetoes": (loops.vetoes, plans.vetoes),
     "agents": (agents.train_policy, plans.agents),
     "searches": (search.search_constant, plans.searches),
     "returns": (agents.evaluate, returned),
@@ -237,6 +238,28 @@ def test_every_method_meets_every_compression(params) -> None:
         assert cell["compressions"] == params.flow.compressions
         assert (cell["method"], cell["seed"]) == (name["method"], name["seed"])
         assert ("policy" in cell) == takes_the_table(cell["method"])
+
+
+def test_who_vetoes_whom_is_asked_of_every_method_alike(params) -> None:
+    named = plans.vetoes(params)
+    key = itemgetter("task", "sparsity", "seed")
+    for method in plans.VETOES:
+        assert [key(name) for name, _ in named if name["method"] == method] == [
+            (place.name, rho, seed) for place in params.flow.vetoes if method in place.methods
+            for rho in place.sparsities for seed in place.seeds
+        ]  # fmt: skip
+    base = {key(name): cell for name, cell in named if name["method"] == "panning"}
+    own = {
+        ".policy",
+        *(f".settings.{part}" for part in ("reactivate", "gradients", "score", "fusion")),
+    }
+    for name, cell in named:
+        assert unlike(base[key(name)], cell) <= own
+        assert set(cell["settings"]) <= set(inspect.signature(Panning).parameters)
+        if name["method"] in METHODS:
+            loop = METHODS[name["method"]]
+            assert all(getattr(loop, part) == cell["settings"][part] for part in
+                       ("reactivate", "gradients", "score", "fusion"))  # fmt: skip
 
 
 # --- agents --------------------------------------------------------------------------------------

@@ -318,3 +318,74 @@ def collapse(table: pd.DataFrame) -> Figure:
     style.note(figure, "mean over seeds")
     style.label_ends(figure)
     return figure
+
+
+QUESTIONS = {
+    "worthless_synflow": "worthless\nto SynFlow",
+    "worthless_snip": "worthless\nto masked SNIP",
+    "dead": "dead",
+    "dark": "reading a\ndark pixel",
+}
+
+
+def vetoes(table: pd.DataFrame) -> Figure:
+    """What each method keeps against a metric's word, dead or in the dark, layer by layer.
+
+    Args:
+        table: task, method, sparsity, seed, layer and numbers of weights, see `loops.vetoes`.
+    """
+    table = table.assign(place=list(zip(table["task"], table["sparsity"], strict=True)))
+    names = style.in_order(table["method"])  # a control has no look of its own
+    names += [name for name in dict.fromkeys(table["method"]) if name not in names]
+    places = {
+        place: [name for name in names if name in set(part["method"])]
+        for place, part in table.groupby("place", sort=False)
+    }
+    counts = [len(methods) for methods in places.values()]
+    figure, axes = style.panels(
+        len(places), len(QUESTIONS), 0.026 * sum(counts) + 0.025 * len(places) + 0.12,
+        sharex=True, sharey="row", height_ratios=counts,
+    )  # fmt: skip
+    for row, ((task, rho), methods) in zip(axes, places.items(), strict=True):
+        part = table[table["place"] == (task, rho)]
+        looks = [LOOKS.get(name, style.Look(name, "#808080")) for name in methods]
+        for ax, what in zip(row, QUESTIONS, strict=True):
+            ax.set_visible(part[what].notna().any())
+            for y, (method, look) in enumerate(zip(methods, looks, strict=True)):
+                _stack(ax, y, part[part["method"] == method], what, look.color)
+            if what == "dark":
+                ax.axvline(100 * part["inputs_dark"].max(), color="0.3", ls=":", lw=1, zorder=0.9)
+            ax.grid(visible=False)
+        row[0].set_yticks(range(len(methods)), [look.label for look in looks])
+        row[0].set_ylim(len(methods) - 0.4, -0.6)
+        row[0].annotate(f"{task}, {style.percent(rho)}", (0, 1), (-4, 2), "axes fraction",
+                        textcoords="offset points", ha="right", va="bottom")  # fmt: skip
+    ends = [bar.get_x() + bar.get_width() for ax in axes.flat for bar in ax.patches]
+    axes[0, 0].set(xticks=[], xlim=(0, 1.3 * max(5, *ends)))
+    for ax, title in zip(axes[0], QUESTIONS.values(), strict=True):
+        ax.set_title(title)
+    style.note(
+        figure,
+        "per cent of the kept weights, mean over seeds; dark to light: first to last layer. "
+        "Worthless: not above the metric's median. Reading a dark pixel: per cent of those kept in "
+        "the first layer; dotted: by chance",
+    )
+    return figure
+
+
+def _stack(ax: Axes, y: float, part: pd.DataFrame, what: str, color: str) -> None:
+    """A bar of one piece a layer, with its length written beside it."""
+    layers = part[part[what].notna()].groupby("layer", sort=False)[[what, "kept"]].mean()
+    if layers.empty:  # no weight is that of one pixel
+        return
+    of = layers["kept"].sum()
+    shades = np.linspace(1, 0.35, len(layers))
+    start = 0.0
+    for shade, number in zip(shades, layers[what], strict=True):
+        width = 100 * number / of if of else 0.0
+        ax.barh(y, width, 0.7, left=start, color=color, alpha=shade, lw=0)
+        start += width
+    text = f"{start:.0f}" if start >= 9.5 or start == 0 else f"{start:.1f}"
+    ax.annotate(text, (start, y), (3, 0), textcoords="offset points", va="center",
+                fontsize=plt.rcParams["legend.fontsize"] - 1, color="0.15",
+                bbox={"facecolor": "w", "lw": 0, "pad": 0.5})  # fmt: skip

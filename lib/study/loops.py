@@ -1,5 +1,6 @@
-"""Cells that watch the Panning loop: which weights leave and return, and when a layer is empty."""
+"""Cells that watch the Panning loop: weights that return, layers left empty, metrics that veto."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..masks import top_k
 from ..methods import METHODS, pan
+from ..metrics import snip, synflow
+from ..networks.inspection import unflatten
 from ..panning import Panning
 from . import parameters
 from .worlds import load, make_batches, make_network, make_policy
@@ -148,5 +152,73 @@ def collapse(
         smallest = min(int(mask.sum()) for mask in result.masks.values())
         share = result.effective.count / result.masks.count
         row = {"compression": compression, "smallest_layer": smallest, "effective_share": share}
+        rows.append(row)
+    return rows
+
+
+def vetoes(
+    *,
+    data: str,
+    network: str,
+    seed: int,
+    sparsity: float,
+    steps: int,
+    policy: Any,
+    scoring: parameters.Scoring,
+    settings: Mapping[str, Any] | None = None,
+    width: float = 1.0,
+    device: str = "auto",
+) -> list[dict[str, Any]]:
+    """What SynFlow alone and SNIP alone say of the weights that a loop keeps, layer by layer.
+
+    Both metrics are those of the masked network on which the last iteration decides, on its batch.
+    A metric calls a weight worthless if its score is not above the median of all N weights. At high
+    sparsity that is 0: most weights then lead from or to units that nothing reaches. A metric's
+    own choice are its k best weights, as many as are kept.
+
+    Returns:
+        One row per layer, in numbers of weights: "weights", "kept"; of the kept ones "dead", which
+        are not effective, "worthless_synflow", "worthless_snip", "worthless", to either metric, and
+        "dark", which read an input that is the same in all training images; "chosen_synflow" and
+        "chosen_snip", the metrics' own choices, and what is refused of them, "refused_synflow" and
+        "refused_snip". "inputs_dark" is the share of such inputs, "refused_dark" how many of
+        SynFlow's refused weights read one. The three about the dark are NaN for a layer that does
+        not read the input, each of its values by weights of its own.
+    """
+    train_set, _ = load(data, device)
+    model = make_network(network, width, seed, train_set, device)
+    batches = make_batches(train_set, scoring, seed)
+    settings = {"temperature": scoring.temperature, **(settings or {})}
+    process = Panning(model, batches, sparsity, steps, **settings)
+    choose = make_policy(policy)
+    while not process.done:
+        before = process.mask
+        process.step(choose(process.state(None, getattr(choose, "needs_effective", True))))
+    bank, kept, k = process.bank, process.mask, int(process.mask.sum())
+    batch = bank.batches[(steps - 1) % len(bank.batches)]
+    scores = {
+        "synflow": synflow(bank.model, before, batch, weights=bank.weights).abs(),
+        "snip": snip(bank.model, before, batch, scoring.temperature, weights=bank.weights).abs(),
+    }
+    chosen = {name: top_k(score, k) for name, score in scores.items()}
+    worthless = {name: score <= score.median() for name, score in scores.items()}
+    of_kept = {"dead": kept & ~process.effective_mask}
+    of_kept |= {f"worthless_{name}": kept & low for name, low in worthless.items()}
+    of_kept["worthless"] = kept & (worthless["synflow"] | worthless["snip"])
+    marked = {"weights": torch.ones_like(kept), "kept": kept, **of_kept}
+    marked |= {f"chosen_{name}": mask for name, mask in chosen.items()}
+    marked |= {f"refused_{name}": mask & ~kept for name, mask in chosen.items()}
+    parts = {name: unflatten(mask, bank.weights) for name, mask in marked.items()}
+    dark = (train_set.images == train_set.images[:1]).all(0).flatten()
+    rows: list[dict[str, Any]] = []
+    for index, name in enumerate(bank.weights):
+        row = {"index": index, "layer": name.removesuffix(".weight")}
+        row |= {what: int(part[name].sum()) for what, part in parts.items()}
+        if index == 0 and parts["kept"][name].shape[1:] == dark.shape:
+            row["dark"] = int((parts["kept"][name] & dark).sum())
+            row["refused_dark"] = int((parts["refused_synflow"][name] & dark).sum())
+            row["inputs_dark"] = dark.float().mean().item()
+        else:
+            row |= dict.fromkeys(("dark", "refused_dark", "inputs_dark"), math.nan)
         rows.append(row)
     return rows

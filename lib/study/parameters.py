@@ -103,14 +103,27 @@ class Comparison(Section):
     tasks: tuple[Task, ...]
 
 
+class Place(Section):
+    """A network on a data set that is pruned, not trained."""
+
+    name: str
+    data: str
+    network: str
+    width: float
+    sparsities: tuple[float, ...]
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...] = Field(description="names in plans.VETOES")
+
+
 class Flow(Section):
-    """Notebook 02: which weights leave and return, and when a layer is left empty."""
+    """Notebook 02: which weights leave and return, when a layer is left empty, who vetoes whom."""
 
     network: str
     sparsities: tuple[float, ...]
     seeds: tuple[int, ...]
     collapse_methods: tuple[str, ...]
     compressions: tuple[float, ...] = Field(description="weights in all / weights kept")
+    vetoes: tuple[Place, ...] = Field(description="where it is looked which weights are worthless")
 
 
 class Environment(Section):
@@ -300,7 +313,7 @@ class Parameters(Section):
     def datasets(self) -> tuple[str, ...]:
         """The names of all data sets that some notebook needs."""
         tasks = (*self.comparison.tasks, *self.development.tasks)
-        places = (*tasks, *self.transfer.targets)
+        places = (*tasks, *self.transfer.targets, *self.flow.vetoes)
         return tuple(dict.fromkeys([self.data.name, *(place.data for place in places)]))
 
 

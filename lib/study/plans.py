@@ -126,6 +126,40 @@ def collapses(params: Parameters) -> Plan:
     ]
 
 
+# Methods that are asked which weights they keep against a metric's word: method, policy (None: its
+# own p, or the profile's table), and what else is changed about it.
+VETOES: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "synflow": ("synflow", None, {}),
+    "force": ("force", None, {}),
+    "panning": ("panning", None, {}),
+    "panning_masked": ("panning_masked", None, {}),
+    # Is it the product, or that the gradients are the masked network's? One without the other.
+    "SynFlow + masked SNIP": ("panning", (1.0, 1.0, 0.0), {"gradients": "masked"}),
+    "SynFlow × dense SNIP": ("panning", (1.0, 1.0, 0.0), {"fusion": "product"}),
+}
+
+
+def vetoes(params: Parameters) -> Plan:
+    """Which of the weights that a method keeps are worthless to SynFlow, or to SNIP, alone."""
+    plan: Plan = []
+    for place in params.flow.vetoes:
+        base = _watched(params) | {"data": place.data}
+        base |= {"network": place.network, "width": place.width}
+        for name in place.methods:
+            method, policy, changes = VETOES[name]
+            loop = METHODS[method]
+            parts = ("reactivate", "gradients", "score", "fusion")
+            own = {part: getattr(loop, part) for part in parts}
+            cell = base | {"settings": base["settings"] | own | changes}
+            staged = params.panning.stages if loop.stages == STAGES else loop.stages
+            cell["policy"] = policy or loop.p or staged
+            for rho in place.sparsities:
+                for seed in place.seeds:
+                    row = {"task": place.name, "method": name, "sparsity": rho, "seed": seed}
+                    plan.append((row, cell | {"sparsity": rho, "seed": seed}))
+    return plan
+
+
 # --- 03 ----------------------------------------------------------------------------------------
 
 
