@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.figures.style import LOOKS, in_order, percent
+from lib.study.statistics import interval
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- table: written by `make readme` -->", "<!-- end of table -->"
@@ -42,18 +43,20 @@ def facts(size: str = "") -> dict[str, float]:
 
 
 def accuracy_table(size: str = "") -> str:
-    """Mean accuracy (%) and its range over the seeds, one row per method, as Markdown."""
+    """Mean accuracy (%) and half its 95 % t-interval over the seeds, a row a method, as Markdown."""
     table = comparison(size)
-    table = table[table["task"] == table["task"].iloc[0]]
-    sparsities = sorted(table.loc[table["method"] != "dense", "sparsity"].unique())
-    lines = ["| method | " + " | ".join(map(percent, sparsities)) + " |"]
-    lines.append("| --- |" + " ---: |" * len(sparsities))
+    sparse = table[table["method"] != "dense"]
+    places = list(sparse.groupby(["task", "sparsity"], sort=False).groups)
+    places = [place for task in table["task"].unique() for place in places if place[0] == task]
+    heads = [f"{task}, {percent(rho)}" for task, rho in places]
+    lines = ["| method | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
     for method in ["dense", *in_order(table["method"])]:
-        part, cells = table[table["method"] == method], []
-        for rho in sparsities:
-            here = part if method == "dense" else part[part["sparsity"] == rho]
-            low, mean, high = here["accuracy"].agg(["min", "mean", "max"])
-            cells.append(f"{mean:.1f} ({low:.0f}–{high:.0f})")
+        cells = []
+        for task, rho in places:
+            here = table[(table["method"] == method) & (table["task"] == task)]
+            here = here if method == "dense" else here[here["sparsity"] == rho]
+            mean, low, high = interval(here["accuracy"], 0.95)
+            cells.append(f"{mean:.1f} ± {(high - low) / 2:.1f}" if len(here) else "–")
         lines.append(f"| {LOOKS[method].label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
