@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from lib.methods import METHODS
+from lib.study import parameters
 from tools import readme
 
 ROOT = Path(__file__).parents[1]
@@ -81,3 +83,14 @@ def test_the_readmes_code_runs_on_a_network_of_ones_own(block, monkeypatch):
     result = names["result"]
     assert result.sparsity == pytest.approx(0.99, abs=0.001)
     assert names["model"](images[:2]).shape == (2, 10)
+
+
+def test_our_method_is_the_candidate_that_stood_best_in_the_full_study() -> None:
+    """The rule of notebook 07, on its committed table: the highest mean over tasks."""
+    full = {c.name: c for c in parameters.load("profiles/full.yaml").development.candidates}
+    best = next(name for name in readme.standings()["method"] if name in full)
+    chosen, ours = full[best], METHODS["panning_masked"]
+    assert chosen.steps == parameters.load("params.yaml").panning.steps
+    assert ours.stages == ((1.0, *chosen.p),)
+    own = {"fusion": ours.fusion, "gradients": ours.gradients, "reactivate": ours.reactivate}
+    assert chosen.settings == own and ours.score == "normalised" and not chosen.scoring

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from lib.figures.style import LOOKS, in_order, percent
+from lib.methods import METHODS
+from lib.study import analysis, parameters
 from lib.study.statistics import interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +24,19 @@ def comparison(size: str = "") -> pd.DataFrame:
     folder = ROOT / "data" / "results" / size
     parts = [pd.read_csv(folder / f"{name}.csv") for name in ("comparison", "rlpanning")]
     return pd.concat(parts).assign(accuracy=lambda table: 100 * table["accuracy"])
+
+
+def standings() -> pd.DataFrame:
+    """The candidates of the full study's notebook 07 and their rivals, see `analysis.standing`."""
+    table = pd.read_csv(ROOT / "data" / "results" / "full" / "development.csv")
+    study = parameters.load(ROOT / "profiles" / "full.yaml").development
+    candidates = {each.name for each in study.candidates}
+    return analysis.standing(table, sorted(set(table["method"]) - candidates))
+
+
+def chosen_by_trial(size: str = "") -> pd.DataFrame:
+    """How well the trial of `panning_select` chooses, see `analysis.selections`."""
+    return analysis.selections(comparison(size), METHODS["panning_select"].select)
 
 
 def facts(size: str = "") -> dict[str, float]:
@@ -37,6 +52,10 @@ def facts(size: str = "") -> dict[str, float]:
     for row in pd.read_csv(ROOT / "figures" / "table_speed.csv").itertuples():
         for what in ("speedup", "pruning", "epochs"):
             found[f"{what}/{row.network}/{row.sparsity:g}"] = getattr(row, what)
+    for row in standings().itertuples():
+        found |= {f"standing/{row.method}": row.mean, f"worst/{row.method}": row.worst}
+    for row in chosen_by_trial(size).itertuples():
+        found[f"best/{row.task}/{row.sparsity:g}"] = 100 * row.best
     folder = ROOT / "data" / "results" / size
     headline = json.loads((folder / "headline.json").read_text())
     return found | {f"headline/{name}": value for name, value in headline.items()}

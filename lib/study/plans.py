@@ -134,8 +134,8 @@ VETOES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "panning": ("panning", None, {}),
     "panning_masked": ("panning_masked", None, {}),
     # Is it the product, or that the gradients are the masked network's? One without the other.
-    "SynFlow + masked SNIP": ("panning", (1.0, 1.0, 0.0), {"gradients": "masked"}),
-    "SynFlow × dense SNIP": ("panning", (1.0, 1.0, 0.0), {"fusion": "product"}),
+    "SynFlow + masked SNIP": ("panning_masked", None, {"fusion": "sum"}),
+    "SynFlow × dense SNIP": ("panning_masked", None, {"gradients": "dense"}),
 }
 
 
