@@ -252,7 +252,10 @@ def test_a_warning_is_a_line_of_its_own(say) -> None:
         ("prune --method snip --sparsity 1.5", r"sparsity must be in \[0, 1\)"),
         ("prune --sparsity 0.9 --network alexnet", "name must be one of .*got 'alexnet'"),
         ("prune --sparsity 0.9 --data mnist6k", "name must be one of .*got 'mnist6k'"),
-        ("prune --sparsity 0.9 --task VGG", "--task must be one of LeNet-5; LeNet-300-100; got 'VGG'"),
+        (
+            "prune --sparsity 0.9 --task VGG",
+            "--task must be one of LeNet-5; LeNet-300-100; got 'VGG'",
+        ),
         ("prune --sparsity 0.9 --profile none.yaml", "profile: no file 'none.yaml'"),
         ("train --method rlpanning --sparsity 0.9 --agent none", "path: no policy at none.pt"),
         ("prune --sparsity 99", r"sparsity must be in \[0, 1\).*got 99"),
