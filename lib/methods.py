@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,8 @@ def pan(
         select: Candidates, names of methods or arguments of this function such as
             `{"method": "panning", "policy": lib.constant_policy((1, 1, 0)), "fusion": "product"}`,
             of which the one is taken whose sparse network has the lowest loss after a trial: some
-            steps of training on the scoring batches. `result.made` says which, and all losses.
+            steps of training on the scoring batches. `result.made` says which, and all losses, None
+            where the trial diverged.
         trial_steps: How many steps a trial has.
         **settings: Any other setting of `Panning`, to change one thing about the method.
 
@@ -233,24 +235,39 @@ def _select(
     common: Mapping[str, Any],
 ) -> tuple[Panning, PanResult]:
     """The candidate whose network has the lowest loss after a trial; the first of equal ones."""
-    if isinstance(candidates, str) or not candidates:
+    listed = isinstance(candidates, Sequence) and not isinstance(candidates, str)
+    if not listed or not candidates:
         raise ValueError(f"select must be a list of methods, got {candidates!r}")
-    found = []
+    if not isinstance(trial_steps, Integral) or trial_steps < 0:
+        raise ValueError(f"trial_steps must be a number of steps, at least 0, got {trial_steps!r}")
+    arguments = []
     for each in candidates:
-        own = {"method": each} if isinstance(each, str) else dict(each)
-        if own.get("method") in METHODS and METHODS[own["method"]].select:
+        if not isinstance(each, str | Mapping):
+            raise ValueError(
+                "select: a candidate is the name of a method or a mapping of arguments, got "
+                f"{each!r}"
+            )
+        own = {"method": each} if isinstance(each, str) else {"method": "panning", **each}
+        known = METHODS.get(own["method"])
+        if known is None:
+            raise ValueError(
+                f"select: a method must be one of {', '.join(METHODS)}, got {own['method']!r}"
+            )
+        if known.select:
             raise ValueError(
                 f"select: {own['method']!r} is a selection itself; name its candidates"
             )
-        steps = METHODS[own["method"]].steps if own.get("method") in METHODS else None
-        settings = {**common, **({"steps": steps} if steps else {}), **own}
+        steps = {"steps": known.steps} if known.steps else {}
+        arguments.append({**common, **steps, **own})
+    lowest, losses = math.inf, []
+    for index, settings in enumerate(arguments):
         process, result = _prune(model, batches, sparsity, **settings)
         bank = process.bank
         loss = trainability(bank.model, result.effective, bank.batches, trial_steps)
-        found.append((loss if math.isfinite(loss) else math.inf, process, result))
-    losses = [loss for loss, _, _ in found]
-    chosen = losses.index(min(losses))
-    _, process, result = found[chosen]
+        losses.append(loss if math.isfinite(loss) else None)  # it diverged; JSON has no infinity
+        if index == 0 or (math.isfinite(loss) and loss < lowest):  # only the best bank is kept
+            best, lowest = (index, process, result), loss if math.isfinite(loss) else math.inf
+    chosen, process, result = best
     trial = {"selected": chosen, "trial_losses": losses, "trial_steps": trial_steps}
     return process, replace(result, made={**result.made, **trial})
 

@@ -239,7 +239,7 @@ FIGURES: dict[Callable[..., Figure], Callable[[Study], list]] = {
     agents.transfer: lambda s: [s.gaps(), s.targets, CONFIDENCE],
     ablations.ablations: lambda s: [s.choices(), CONFIDENCE],
     ablations.checks: lambda s: [s.checked(), CONFIDENCE],
-    beyond.development: lambda s: [s.developed(), ["1 1 0", "1 .5 0, none"], CONFIDENCE],
+    beyond.development: lambda s: [s.developed(), ["1 1 0", "1 .5 0, none"]],
     speed.panning_cost: lambda s: [s.measured()],
     speed.training_speedup: lambda s: [s.measured()],
 }
@@ -661,7 +661,7 @@ def test_breaking_even() -> None:
 
 def test_each_candidate_has_its_mean_and_its_seeds_and_the_best_rival_is_marked() -> None:
     table = Study(False).developed()
-    figure = beyond.development(table, ["1 1 0", "1 .5 0, none"], CONFIDENCE)
+    figure = beyond.development(table, ["1 1 0", "1 .5 0, none"])
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert sorted(names[:2]) == ["1 .5 0, none", "1 1 0"]
     assert names[2:] == ["SynFlow", "FORCE", "Panning, product"]

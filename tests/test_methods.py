@@ -522,7 +522,12 @@ def test_the_candidate_with_the_lowest_loss_after_a_trial_is_taken(network, batc
     [
         ({"select": "snip"}, "select must be a list of methods, got 'snip'"),
         ({"select": []}, r"select must be a list of methods, got \[\]"),
-        ({"select": ["snap"]}, "method must be one of .* got 'snap'"),
+        ({"select": ["snap"]}, "select: a method must be one of .* got 'snap'"),
+        ({"select": 5}, "select must be a list of methods, got 5"),
+        ({"select": {"method": "snip"}}, "select must be a list of methods, got {"),
+        ({"select": ["snip", 5]}, "select: a candidate is the name of a method .* got 5"),
+        ({"select": ["snip"], "trial_steps": -1}, "trial_steps must be a number .* got -1"),
+        ({"select": ["snip"], "trial_steps": 1.5}, "trial_steps must be a number .* got 1.5"),
         ({"select": ["snip"], "method": "force"}, "select: it takes the place of method"),
     ],
 )
@@ -531,6 +536,20 @@ def test_a_selection_of_nothing_or_of_something_else_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pan(mlp, batches, 0.5, **arguments)
+
+
+def test_a_trial_that_diverges_is_not_chosen_and_the_result_can_be_saved(
+    network, batches, monkeypatch, tmp_path
+) -> None:
+    for losses, best in (([math.nan, 2.0, 1.0], 2), ([math.inf, math.nan, math.nan], 0)):
+        left = iter(losses)
+        monkeypatch.setattr("lib.methods.trainability", lambda *_, left=left: next(left))
+        chosen = pan(network, batches, 0.5, 3, select=["magnitude", "snip", "synflow"])
+        assert chosen.made["selected"] == best
+        finite = [loss if math.isfinite(loss) else None for loss in losses]
+        assert chosen.made["trial_losses"] == finite
+        chosen.save(tmp_path / "masks")
+        assert masks.load_masks(tmp_path / "masks").card["trial_losses"] == finite
 
 
 def test_a_method_that_selects_is_the_selection_among_its_candidates(network, batches) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 
 from lib.figures.style import LOOKS, in_order, percent
-from lib.methods import METHODS
 from lib.study import analysis, parameters
 from lib.study.statistics import interval
 
@@ -34,11 +33,6 @@ def standings() -> pd.DataFrame:
     return analysis.standing(table, sorted(set(table["method"]) - candidates))
 
 
-def chosen_by_trial(size: str = "") -> pd.DataFrame:
-    """How well the trial of `panning_select` chooses, see `analysis.selections`."""
-    return analysis.selections(comparison(size), METHODS["panning_select"].select)
-
-
 def facts(size: str = "") -> dict[str, float]:
     """Every number that prose may quote, by name."""
     found = {}
@@ -52,10 +46,6 @@ def facts(size: str = "") -> dict[str, float]:
     for row in pd.read_csv(ROOT / "figures" / "table_speed.csv").itertuples():
         for what in ("speedup", "pruning", "epochs"):
             found[f"{what}/{row.network}/{row.sparsity:g}"] = getattr(row, what)
-    for row in standings().itertuples():
-        found |= {f"standing/{row.method}": row.mean, f"worst/{row.method}": row.worst}
-    for row in chosen_by_trial(size).itertuples():
-        found[f"best/{row.task}/{row.sparsity:g}"] = 100 * row.best
     folder = ROOT / "data" / "results" / size
     headline = json.loads((folder / "headline.json").read_text())
     return found | {f"headline/{name}": value for name, value in headline.items()}

@@ -4,18 +4,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..study.analysis import standing
-from ..study.statistics import summary
 from . import style
 from .style import LOOKS
 
 
-def development(table: pd.DataFrame, candidates: list[str], confidence: float) -> Figure:
+def development(table: pd.DataFrame, candidates: list[str]) -> Figure:
     """Mean accuracy over the sparsities of each task, the best candidate on top, then the rivals.
 
     Args:
         table: The development table.
         candidates: The names of its methods that are no rivals.
-        confidence: Of the intervals over seeds.
     """
     rivals = [name for name in table["method"].unique() if name not in candidates]
     order = [name for name in standing(table, rivals)["method"] if name in candidates]
@@ -31,8 +29,8 @@ def development(table: pd.DataFrame, candidates: list[str], confidence: float) -
             values = seeds.loc[seeds["method"] == name, "accuracy"]
             ax.plot(values.mean(), lines.index(name), look.marker, color=look.color, ms=5)
             ax.plot(values, [lines.index(name)] * len(values), ".", color=look.color, alpha=0.6)
-        best = summary(seeds[seeds["method"].isin(rivals)], ["method"], "accuracy", confidence)
-        ax.axvline(best["mean"].max(), color="0.6", lw=0.8, ls="--")
+        best = seeds[seeds["method"].isin(rivals)].groupby("method")["accuracy"].mean().max()
+        ax.axvline(best, color="0.6", lw=0.8, ls="--")
         ax.set(title=task.replace(" on ", "\non "), xlabel="accuracy (%)")
         ax.grid(visible=False, axis="y")
     names = [LOOKS[name].label if name in rivals else name for name in lines]
