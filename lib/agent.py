@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from gymnasium.wrappers import TransformReward
 from stable_baselines3 import DDPG, SAC, TD3
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data.files import whole
-from .environment import VIEWS, PanningEnv
+from .environment import VIEWS, AtTargets, PanningEnv, PanningPool
 from .policies import ACTIONS
 from .scores import Extremes
 
@@ -41,6 +41,8 @@ class AgentPolicy:
         sparsity: The range of targets it was trained on.
         needs_loss: True; it looks at the whole state.
         formulation: Whose state that is, "paper" or "authors".
+        settings: Of `Panning`, in which it was trained.
+        steps: T of the episodes it was trained in.
 
     Raises:
         ValueError: The weights do not fit the card, or the card names an unknown action or
@@ -63,6 +65,7 @@ class AgentPolicy:
         self.extremes = Extremes(*(tuple(card["extremes"][k]) for k in ("loss", "grad_norm_sq")))
         self.sparsity = tuple(card["sparsity"])
         self.needs_loss = True
+        self.settings, self.steps = dict(card.get("settings", {})), card["episode_steps"]
         action, self.formulation = card.get("action", "linear"), card.get("formulation", "paper")
         for name, value, known in (
             ("action", action, ACTIONS),
@@ -121,10 +124,26 @@ def load_policy(path: str | Path) -> AgentPolicy:
         raise ValueError(f"path: {path} holds no usable policy: {error}") from error
 
 
+class _Noted(BaseCallback):
+    """Notes the returns of a greedy evaluation, a row for each target."""
+
+    def __init__(self, env: Monitor, sparsities: Sequence[float], episodes: list[dict[str, Any]]):
+        super().__init__()
+        self.env, self.sparsities, self.episodes = env, sparsities, episodes
+
+    def _on_step(self) -> bool:
+        last = slice(-len(self.sparsities), None)
+        found = self.env.get_episode_rewards()[last], self.env.get_episode_lengths()[last]
+        for sparsity, value, length in zip(self.sparsities, *found, strict=True):
+            row = {"step": self.num_timesteps, "sparsity": sparsity, "return": value}
+            self.episodes.append(row | {"length": length, "greedy": True})
+        return True
+
+
 class _Progress(BaseCallback):
     """Notes each finished episode, and advances the progress bar."""
 
-    def __init__(self, episodes: list[dict[str, float]], bar: tqdm):
+    def __init__(self, episodes: list[dict[str, Any]], bar: tqdm):
         super().__init__()
         self.episodes, self.bar = episodes, bar
 
@@ -138,13 +157,14 @@ class _Progress(BaseCallback):
                         "sparsity": info["final_target"],
                         "return": info["episode"]["r"],
                         "length": info["episode"]["l"],
+                        "greedy": False,
                     }
                 )
         return True
 
 
 def train_agent(
-    env: PanningEnv,
+    env: PanningEnv | PanningPool,
     seed: int = 0,
     *,
     steps: int = 50_000,
@@ -164,7 +184,9 @@ def train_agent(
     checkpoints: Path | None = None,
     log_folder: Path | None = None,
     progress: bool = True,
-) -> tuple[AgentPolicy, list[dict[str, float]]]:
+    evaluation: PanningEnv | None = None,
+    evaluate_at: Sequence[float] = (),
+) -> tuple[AgentPolicy, list[dict[str, Any]]]:
     """Train TD3 (Fujimoto et al. 2018), SAC (Haarnoja et al. 2018) or DDPG on `env`.
 
     DDPG (Lillicrap et al. 2016) is TD3 without its three remedies: one critic, no noise on the
@@ -191,16 +213,21 @@ def train_agent(
             it was finished.
         log_folder: Where TensorBoard's logs go.
         progress: Whether to show a progress bar.
+        evaluation: An environment in which the agent acts without exploration at each seam.
+        evaluate_at: The targets there, an episode each.
 
     Returns:
-        The policy, and one row per episode: step, target sparsity, return, length.
+        The policy, and one row per episode: step, target sparsity, return, length, and whether it
+        was such an evaluation, greedy.
 
     Raises:
-        ValueError: The algorithm is unknown.
+        ValueError: The algorithm is unknown, or only one of the last two arguments is given.
     """
     if algorithm not in ALGORITHMS:
         known = ", ".join(map(repr, ALGORITHMS))
         raise ValueError(f"algorithm must be one of {known}, got {algorithm!r}")
+    if (evaluation is None) != (len(evaluate_at) == 0):
+        raise ValueError("evaluation, evaluate_at: give an environment and its targets, or neither")
     kind, own = ALGORITHMS[algorithm], {}
     if issubclass(kind, TD3):  # DDPG too
         noise = NormalActionNoise(np.zeros(ACTION), np.full(ACTION, exploration_noise))
@@ -227,7 +254,7 @@ def train_agent(
         device="cpu",  # the networks are small, and every action is needed on the CPU
         **own,
     )
-    episodes: list[dict[str, float]] = []
+    episodes: list[dict[str, Any]] = []
     first = 0
     if checkpoints and (done := sorted(checkpoints.glob("seam-*/episodes.json"))):
         folder = done[-1].parent
@@ -245,9 +272,13 @@ def train_agent(
         for segment, start in list(enumerate(range(0, steps, checkpoint_every)))[first:]:
             learner.set_random_seed(1000 * seed + segment)
             learner._last_obs = None  # makes stable-baselines3 reset the environment
+            length = min(checkpoint_every, steps - start)
+            watching = [_Progress(episodes, bar)]
+            if evaluation is not None:
+                watching.append(_greedy(evaluation, evaluate_at, length, episodes))
             learner.learn(
-                min(checkpoint_every, steps - start),
-                callback=_Progress(episodes, bar),
+                length,
+                callback=watching,
                 reset_num_timesteps=False,
                 tb_log_name=f"seed-{seed}",
             )
@@ -258,19 +289,24 @@ def train_agent(
         "seed": seed,
         "steps": steps,
         "hidden": list(hidden),
-        "episode_steps": env.panning.steps,
-        "sparsity": list(env.sparsity_range),
-        "alpha": env.alpha,
-        "grad_weight": env.grad_weight,
-        "action": env.action,
-        "objective": env.objective,
-        "formulation": env.formulation,
-        "trial_steps": env.trial_steps,
-        "calibration_steps": env.calibration_steps,
-        "extremes": {"loss": env.extremes.loss, "grad_norm_sq": env.extremes.grad_norm_sq},
+        **env.card(),
     }
     weights = {name: tensor.clone() for name, tensor in _actor(learner).state_dict().items()}
     return AgentPolicy(weights, json.loads(json.dumps(card))), episodes
+
+
+def _greedy(
+    env: PanningEnv, sparsities: Sequence[float], every: int, episodes: list[dict[str, Any]]
+) -> EvalCallback:
+    """Evaluates the agent without exploration, after `every` steps, and notes it."""
+    watched = Monitor(AtTargets(env, sparsities))
+    return EvalCallback(
+        watched,
+        callback_after_eval=_Noted(watched, sparsities, episodes),
+        n_eval_episodes=len(sparsities),
+        eval_freq=every,
+        verbose=0,
+    )
 
 
 def _actor(agent: OffPolicyAlgorithm) -> nn.Sequential:
@@ -279,9 +315,7 @@ def _actor(agent: OffPolicyAlgorithm) -> nn.Sequential:
     return actor.mu if isinstance(agent, TD3) else nn.Sequential(*actor.latent_pi, actor.mu)
 
 
-def _checkpoint(
-    learner: OffPolicyAlgorithm, episodes: list[dict[str, float]], folder: Path
-) -> None:
+def _checkpoint(learner: OffPolicyAlgorithm, episodes: list[dict[str, Any]], folder: Path) -> None:
     """Save the state at a seam; episodes.json comes last, so a half-saved state is not found."""
     folder.mkdir(parents=True, exist_ok=True)
     learner.save(folder / "agent.zip")

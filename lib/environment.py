@@ -1,5 +1,6 @@
 """The Panning process seen as a Markov decision process: a `gymnasium.Env` around `Panning`."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
@@ -10,12 +11,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from .metrics import METRICS, Batch, grad_norm_sq, loss_and_gradient, synflow
-from .networks.probes import trainability
+from .networks.probes import jacobian_singular_values, trainability
 from .panning import Panning, calibrate
 from .policies import ACTIONS, as_policy
 from .scores import Extremes, Observation
 
-OBJECTIVES = ("paper", "trainability")
+OBJECTIVES = ("paper", "trainability", "sensitivity")
+# The mean singular value 10^-6 of a Jacobian is as good as 0.
+INSENSITIVE = 6.0
 # After how many steps the authors' process narrows its range of targets, and the new lower end. It
 # is 0.9 or 0.98 in their program, by the network.
 NARROW = (10_000, 0.9)
@@ -24,14 +27,14 @@ NARROW = (10_000, 0.9)
 class Reward(NamedTuple):
     """The terms of R_t, none of them positive; their sum is the reward.
 
-    The paper's are the first four. With the objective "trainability" the first three are 0.
+    The paper's are the first four. With another objective the first three are 0.
     """
 
     loss: float = 0.0  # -|𝒩(L) - 𝒩(L_s)|
     grad_norm: float = 0.0  # -w |𝒩(ΔL) - 𝒩(ΔL_s)|
     sparsity: float = 0.0  # -α |ρ_e - ρ_t|
     dead: float = 0.0  # -(T - t + 1) where no path is left, see PanningEnv
-    trainability: float = 0.0  # at t = T: minus the loss after a few steps of training
+    trainability: float = 0.0  # at t = T: what another objective measures
 
 
 def reward(
@@ -154,6 +157,8 @@ class AuthorsView(PaperView):
         return random.uniform(max(low, min(end, top)) if self.taken >= after else low, top)
 
 
+# The settings of `Panning` that make the process an agent learns; none is a network's own.
+PROCESS = ("schedule", "reactivate", "gradients", "score", "fusion", "fill")
 VIEWS = {"paper": PaperView, "authors": AuthorsView}
 
 
@@ -168,8 +173,10 @@ class PanningEnv(gymnasium.Env):
     Reward: see `reward`. With the objective "trainability" it is 0 until the last iteration, and
     then minus the loss of the sparse network after `trial_steps` steps of training on the scoring
     batches (`probes.trainability`), at worst -ln(classes) - 1, also if training diverged. A dead
-    network earns -(T - t + 1) - ln(classes), no more than any living one. `info` holds the raw
-    terms of state and reward.
+    network earns -(T - t + 1) - ln(classes), no more than any living one. With "sensitivity" it is
+    in the same way the decimal logarithm of the mean singular value of the Jacobian on the first
+    scoring batch (`probes.jacobian_singular_values`), with 6 in place of ln(classes). `info` holds
+    the raw terms of state and reward.
 
     Episode: T iterations on one network, fewer if the network dies. The target sparsity is drawn at
     each reset, its *density* log-uniformly from the range, so that all decades of density are
@@ -247,8 +254,9 @@ class PanningEnv(gymnasium.Env):
         self.alpha, self.grad_weight = alpha, grad_weight
         self.action, self.objective, self.trial_steps = action, objective, trial_steps
         self.calibration_steps = calibration_steps
-        # ln(classes), the loss of a network that cannot tell one class from another.
-        self._plateau = math.log(self.panning.bank.classes)
+        # ln(classes) is the loss of a network that cannot tell one class from another.
+        classes = self.panning.bank.classes
+        self._plateau = INSENSITIVE if objective == "sensitivity" else math.log(classes)
         if extremes is None and formulation == "paper":
             ends = sorted({*self.sparsity_range})
             extremes = calibrate(self.panning, ends, calibration_steps)
@@ -257,8 +265,25 @@ class PanningEnv(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (7,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(METRICS),), np.float32)
         # A model of stable-baselines3 is saved with its spaces, and loaded without its environment.
+        self.settings = {name: settings[name] for name in PROCESS if name in settings}
         made = {"action": action, "sparsity": self.sparsity_range, "formulation": formulation}
-        self.action_space.panning = made
+        self.action_space.panning = made | {"settings": self.settings, "steps": steps}
+
+    def card(self) -> dict[str, Any]:
+        """What an agent is trained in, as plain values."""
+        return {
+            "episode_steps": self.panning.steps,
+            "sparsity": list(self.sparsity_range),
+            "alpha": self.alpha,
+            "grad_weight": self.grad_weight,
+            "action": self.action,
+            "objective": self.objective,
+            "formulation": self.formulation,
+            "trial_steps": self.trial_steps,
+            "calibration_steps": self.calibration_steps,
+            "extremes": {"loss": self.extremes.loss, "grad_norm_sq": self.extremes.grad_norm_sq},
+            "settings": self.settings,
+        }
 
     @property
     def extremes(self) -> Extremes:
@@ -306,14 +331,12 @@ class PanningEnv(gymnasium.Env):
 
     def _reward(self) -> Reward:
         process = self.panning
-        if self.objective == "trainability":
+        if self.objective != "paper":
             if self.view.effective_sparsity == 1:
                 return Reward(dead=-float(process.steps - process.t + 1) - self._plateau)
             if not process.done:
                 return Reward()
-            bank = process.bank
-            loss = trainability(bank.model, process.effective, bank.batches, self.trial_steps)
-            worst = self._plateau + 1
+            loss, worst = self._loss(), self._plateau + 1
             return Reward(trainability=-min(loss, worst) if math.isfinite(loss) else -worst)
         return reward(
             self.view.observe(),
@@ -326,6 +349,16 @@ class PanningEnv(gymnasium.Env):
             grad_weight=self.grad_weight,
         )
 
+    def _loss(self) -> float:
+        """What is paid for the network of the last iteration, the less the better."""
+        bank, kept = self.panning.bank, self.panning.effective
+        if self.objective == "trainability":
+            return trainability(bank.model, kept, bank.batches, self.trial_steps)
+        inputs = bank.batches[0][0]
+        some = inputs[:: max(1, len(inputs) // 100)]  # a Jacobian is large if classes are many
+        size = jacobian_singular_values(bank.model, kept, some).mean().item()
+        return -math.log10(size) if size > 0 else math.inf
+
     def _info(self) -> dict[str, Any]:
         process = self.panning
         return self.view.observe()._asdict() | {
@@ -333,6 +366,80 @@ class PanningEnv(gymnasium.Env):
             "target_sparsity": process.targets[max(0, process.t - 1)],
             "effective_sparsity": self.view.effective_sparsity,
         }
+
+
+class PanningPool(gymnasium.Env):
+    """Several networks, of which each episode draws one: an agent of many learns none by heart.
+
+    Args:
+        envs: An environment for each network, of the same kind otherwise.
+
+    Raises:
+        ValueError: There is none, or they differ in more than their networks.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(self, envs: Sequence[PanningEnv]):
+        self.envs = list(envs)
+        if not self.envs:
+            raise ValueError("envs must hold at least one PanningEnv")
+        own = ("sparsity", "extremes")  # of each network
+        cards = [{k: v for k, v in env.card().items() if k not in own} for env in self.envs]
+        for index, card in enumerate(cards):
+            if differing := [key for key in card if card[key] != cards[0][key]]:
+                raise ValueError(
+                    f"envs: number {index} has {differing[0]}={card[differing[0]]!r}, the first "
+                    f"{cards[0][differing[0]]!r}; they may differ in their networks alone"
+                )
+        self.current = self.envs[0]
+        self.observation_space = self.current.observation_space
+        self.action_space = self.current.action_space
+
+    @property
+    def panning(self) -> Panning:
+        """The run of the present episode."""
+        return self.current.panning
+
+    def card(self) -> dict[str, Any]:
+        """What an agent is trained in; the range of 𝒩 is the smallest that holds all networks'."""
+        ranges = [env.extremes for env in self.envs]
+        ends = {
+            name: [f(getattr(x, name)[i] for x in ranges) for i, f in enumerate((min, max))]
+            for name in ("loss", "grad_norm_sq")
+        }
+        targets = [env.sparsity_range for env in self.envs]
+        sparsity = [min(low for low, _ in targets), max(high for _, high in targets)]
+        return self.envs[0].card() | {"extremes": ends, "sparsity": sparsity}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Draw a network, and a target if `options` sets none; start a run."""
+        super().reset(seed=seed)
+        self.current = self.envs[self.np_random.integers(len(self.envs))]
+        return self.current.reset(seed=int(self.np_random.integers(2**31)), options=options)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One iteration on the network of this episode."""
+        return self.current.step(action)
+
+
+class AtTargets(gymnasium.Wrapper):
+    """An environment that takes the targets given, in turn; for evaluations that are comparable.
+
+    Args:
+        env: The environment.
+        sparsities: The targets.
+    """
+
+    def __init__(self, env: gymnasium.Env, sparsities: Sequence[float]):
+        super().__init__(env)
+        self.turns = itertools.cycle(sparsities)
+
+    def reset(self, **arguments: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a run at the next target."""
+        return self.env.reset(**arguments | {"options": {"sparsity": next(self.turns)}})
 
 
 def rollout(

@@ -152,8 +152,9 @@ def pan(
             result's masks to `apply_masks`.
         batches: Scoring batches [(inputs, targets), ...], as `scoring_batches` makes them.
         sparsity: The fraction of prunable weights to remove, in [0, 1).
-        steps: T; by default 100, or 1 for one-shot methods.
-        policy: `state -> p`; by default the method's own. For methods without a fixed p only.
+        steps: T; by default that of an agent's training, otherwise 100, or 1 for one-shot methods.
+        policy: `state -> p`; by default the method's own. For methods without a fixed p only. An
+            agent prunes with the settings it was trained with, unless they are given here.
         method: A name in `METHODS`.
         extremes: The range of 𝒩 for a policy that looks at the losses; by default it is measured
             on this network, see `range_of`.
@@ -218,7 +219,8 @@ def _prune(
     if policy is None:
         policy = staged_policy(chosen.stages) if chosen.stages else constant_policy(chosen.p)
     policy = as_policy(policy)
-    process = _process(model, batches, sparsity, steps, method, settings)
+    steps = policy.steps if steps is None else steps
+    process = _process(model, batches, sparsity, steps, method, {**policy.settings, **settings})
     if extremes is None and policy.needs_loss:
         # Measured over an agent's whole range of targets, 𝒩 does not depend on `sparsity`.
         extremes = calibrate(process, policy.sparsity or (sparsity,))

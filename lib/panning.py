@@ -268,7 +268,6 @@ class Panning:
         self.reactivate, self.gradients, self.fusion = reactivate, gradients, fusion
         self.control, self.invert, self.fill, self.seed = control, invert, fill, seed
         self.targets = targets(sparsity, steps, schedule)  # before the costly copy: it may raise
-        self._last_return = math.floor(reactivate * steps + 1e-6)  # the last iteration with it
         self.bank = ScoreBank(model, batches, score, temperature, leave_out)
         inputs, _ = self.bank.batches[0]
         self.dependence = Dependence(self.bank.model, inputs, self.bank.weights)
@@ -311,7 +310,7 @@ class Panning:
         before, target = self.mask, self.targets[self.t]
 
         scores = -self.scores(p) if self.invert else self.scores(p)
-        returns = self.t < self._last_return
+        returns = self.t < math.floor(self.reactivate * self.steps + 1e-6)
         if not returns:
             scores = scores.masked_fill(~before, -math.inf)
         after = masking.top_k(scores, masking.kept_count(self.bank.total, target))

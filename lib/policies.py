@@ -6,7 +6,7 @@ a trained agent.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -98,6 +98,8 @@ class Policy:
         needs_effective: Whether it looks at the effective sparsity, which costs some passes, too.
         formulation: Whose state it reads, "paper" or "authors" as in `PanningEnv`; None if no
             matter which.
+        settings: Of `Panning`, where it was trained: `pan` plays it there unless told otherwise.
+        steps: T of the episodes it was trained in, likewise.
     """
 
     choose: Callable[[np.ndarray], Sequence[float]]
@@ -105,6 +107,8 @@ class Policy:
     sparsity: tuple[float, ...] | None = None
     needs_effective: bool = True
     formulation: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
 
     def __call__(self, state: np.ndarray) -> Sequence[float]:
         """The weights p for (SynFlow, SNIP, GraSP), from a state (7,) in float64."""
@@ -153,6 +157,8 @@ def _of_model(model: Any) -> Policy:
         needs_loss=True,
         sparsity=made.get("sparsity"),
         formulation=made.get("formulation", "paper"),
+        settings=made.get("settings", {}),
+        steps=made.get("steps"),
     )
 
 
@@ -177,6 +183,8 @@ def as_policy(policy: Any, formulation: str = "paper") -> Policy:
             getattr(policy, "sparsity", None),
             getattr(policy, "needs_effective", True),
             getattr(policy, "formulation", None),
+            getattr(policy, "settings", {}),
+            getattr(policy, "steps", None),
         )
     else:
         raise ValueError(

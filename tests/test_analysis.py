@@ -89,17 +89,20 @@ def judged(count: int = 9) -> pd.DataFrame:
             row |= {"final_grad_norm_sq": 9.9, "final_grad_norm_sq_sparse": 9.9 - bad}
             row |= {"gap_loss_200": 1e-5 * bad, "gap_flow_200": 1e-7 * bad}
             row |= {"effective_sparsity": 0.9 + 0.001 * bad, "jacobian_mean": 0.1 * good}
-            rows.append(row | {"loss_after_20": 2 - 0.1 * good, "loss_after_100": 1 + 0.1 * bad})
+            row |= {"ntk_trace": 5.0 * good, "path_norm": 1e9 * good}
+            row |= {"loss_after_20": 2 - 0.1 * good, "loss_after_20_elsewhere": 2.1 - 0.1 * good}
+            rows.append(row | {"loss_after_100": 1 + 0.1 * bad})
     return pd.DataFrame(rows).sample(frac=1, random_state=0)
 
 
 def test_every_quantity_has_the_sign_with_which_it_should_go_along_with_the_accuracy() -> None:
     found = analysis.reward_correlations(judged(), ENVIRONMENT).set_index("what")
-    assert len(found) == len(set(found.index)) == 10 + 7 + 2
+    assert len(found) == len(set(found.index)) == 10 + 9 + 3
     assert found["mean"].tolist() == pytest.approx([1.0] * len(found))
     assert found["smallest"].tolist() == pytest.approx([1.0] * len(found))
     assert set(found["groups"]) == {4}
-    assert {"-loss after 20 steps", "-loss after 100 steps"} <= set(found.index)
+    steps = {f"-loss after {what}" for what in ("20 steps", "100 steps", "20 steps, other images")}
+    assert steps <= set(found.index)
 
 
 def test_what_speaks_against_a_quantity_is_negative() -> None:

@@ -61,7 +61,7 @@ PLANS: dict[str, tuple[Callable, Callable[[Parameters], plans.Plan]]] = {
     "collapses": (loops.collapse, plans.collapses),
     "vetoes": (loops.vetoes, plans.vetoes),
     "agents": (agents.train_policy, plans.agents),
-    "searches": (search.search_constant, plans.searches),
+    "searches": (search.search_policy, plans.searches),
     "returns": (agents.evaluate, returned),
     "rewards": (agents.judge, plans.rewards),
     "natives": (agents.train_policy, plans.natives),
@@ -297,7 +297,7 @@ def test_a_search_has_the_world_of_its_variant_and_the_budget_of_an_agent(params
         extra["sparsities"] = params.learning.search_sparsities
         assert cell == plans.world(params, name["settings"]) | extra
         steps = cell["environment"].steps * len(cell["sparsities"])
-        assert cell["budget"] // steps >= 3  # each metric alone is tried, see search_constant
+        assert cell["budget"] // steps >= 3  # each metric alone is tried, see search_policy
 
 
 def test_policies_are_evaluated_at_home_on_networks_of_other_seeds(params) -> None:

@@ -11,7 +11,7 @@ from lib.policies import STAGES
 from lib.study import agents, pruning, search, worlds
 from lib.study.agents import earn
 from lib.study.pruning import prune_and_train
-from lib.study.search import search_constant, search_stages
+from lib.study.search import search_policy, search_stages
 from lib.study.worlds import make_environment, make_policy
 
 CONSTANT = WORLD | {"environment": ENVIRONMENT.changed(steps=3, calibration_steps=3)}
@@ -38,7 +38,7 @@ def steps(monkeypatch) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize("budget", [18, 23, 24, 60, 100])
 def test_the_search_takes_no_more_steps_than_its_budget(toy, steps, budget: int) -> None:
-    found = search_constant(**CONSTANT | BUDGET | {"budget": budget})
+    found = search_policy(**CONSTANT | BUDGET | {"budget": budget})
     episode = 3 * 2  # of both targets
     assert len(steps) == found["trials"] * episode
     assert budget - episode < len(steps) <= budget
@@ -47,12 +47,12 @@ def test_the_search_takes_no_more_steps_than_its_budget(toy, steps, budget: int)
 @pytest.mark.parametrize("budget", [0, 6, 17])
 def test_a_budget_that_does_not_reach_for_the_corners_is_refused(toy, steps, budget: int) -> None:
     with pytest.raises(ValueError, match=f"budget: {budget} steps are {budget // 6} episodes"):
-        search_constant(**CONSTANT | BUDGET | {"budget": budget})
+        search_policy(**CONSTANT | BUDGET | {"budget": budget})
     assert not steps
 
 
 def test_the_corners_are_tried_first_and_the_search_ends_no_lower(toy, steps) -> None:
-    found = search_constant(**CONSTANT, **BUDGET)
+    found = search_policy(**CONSTANT, **BUDGET)
     assert list(dict.fromkeys(steps))[:3] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
     env = make_environment(**CONSTANT, **PLACE)
 
@@ -66,8 +66,8 @@ def test_the_corners_are_tried_first_and_the_search_ends_no_lower(toy, steps) ->
 
 
 def test_a_search_for_a_constant_is_the_same_again_by_its_seed(toy) -> None:
-    first = search_constant(**CONSTANT, **BUDGET)
-    assert search_constant(**CONSTANT, **BUDGET) == first
+    first = search_policy(**CONSTANT, **BUDGET)
+    assert search_policy(**CONSTANT, **BUDGET) == first
     assert set(first) == {"policy", "return", "trials"}
     assert len(first["policy"]) == 3 and all(0 <= p <= 1 for p in first["policy"])
 
@@ -75,7 +75,7 @@ def test_a_search_for_a_constant_is_the_same_again_by_its_seed(toy) -> None:
 def test_another_seed_tries_other_constants(toy, steps) -> None:
     def tried(seed: int) -> list[tuple[float, ...]]:
         steps.clear()
-        search_constant(**CONSTANT | BUDGET | {"seed": seed, "budget": 36})
+        search_policy(**CONSTANT | BUDGET | {"seed": seed, "budget": 36})
         return list(dict.fromkeys(steps))
 
     one, other = tried(0), tried(1)
@@ -182,7 +182,7 @@ class Forbidden:
 
 def test_no_search_looks_at_a_test_image(toy, monkeypatch) -> None:
     real = worlds.load
-    constant = search_constant(**CONSTANT | BUDGET | {"budget": 24})
+    constant = search_policy(**CONSTANT | BUDGET | {"budget": 24})
     table = search_stages(**STAGED | {"trials": 2, "seed": 0})
     asked = []
 
@@ -192,7 +192,7 @@ def test_no_search_looks_at_a_test_image(toy, monkeypatch) -> None:
 
     for room in (worlds, agents, pruning):
         monkeypatch.setattr(room, "load", load)
-    assert search_constant(**CONSTANT | BUDGET | {"budget": 24}) == constant
+    assert search_policy(**CONSTANT | BUDGET | {"budget": 24}) == constant
     assert search_stages(**STAGED | {"trials": 2, "seed": 0}) == table
     assert asked == ["digits"] * (1 + 2 * 2)
     with pytest.raises(AssertionError, match="test images"):  # as who is tested would

@@ -1,8 +1,13 @@
-"""The figure of notebook 07: candidates for a fixed fusion, and their rivals."""
+"""The figures of notebook 07: candidates for a fixed fusion, and agents that choose one."""
 
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
 import pandas as pd
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from ..study.analysis import choosers as compared
 from ..study.analysis import standing
 from . import style
 from .style import LOOKS
@@ -42,4 +47,88 @@ def development(table: pd.DataFrame, candidates: list[str]) -> Figure:
         "the best rival. Candidates: exponents of SynFlow, SNIP and GraSP in the product, and when "
         "removed weights may return",
     )
+    return figure
+
+
+def foretold(pairs: pd.DataFrame, best: int = 6) -> Figure:
+    """What foretells the accuracy of a policy's networks, alone and with the best companions.
+
+    Args:
+        pairs: See `analysis.reward_pairs`.
+        best: How many pairs to show.
+    """
+    alone = pairs[pairs["first"] == pairs["second"]]
+    two = pairs[pairs["first"] != pairs["second"]].head(best)
+    shown = pd.concat([alone, two])
+    names = [*alone["first"], *(two["first"] + " + " + two["second"])]
+    names = [name.replace("-", "−").replace("L_s", "Lₛ") for name in names]
+    places = list(pairs.columns.drop(["first", "second", "smallest"]))
+    cells = {
+        (name, place): (row[place], f"{row[place]:+.2f}".replace("-", "−"))
+        for name, (_, row) in zip(names, shown.iterrows(), strict=True)
+        for place in places
+    }
+    figure, ((ax,),) = style.panels(1, 1, 0.032 * len(names) + 0.12)
+    style.heat(ax, names, places, cells, Normalize(-1, 1))
+    ax.set_xticks(range(len(places)), [place.replace(", ", ",\n") for place in places])
+    style.note(figure, "rank correlation with the accuracy of random policies' networks")
+    return figure
+
+
+def choosers(
+    table: pd.DataFrame,
+    groups: Mapping[str, Sequence[str]],
+    reference: str,
+    confidence: float,
+) -> Figure:
+    """Accuracy of each policy's networks minus that of the reference, task by task.
+
+    The arguments are those of `analysis.choosers`; a group's policies are dots.
+    """
+    found = compared(table, groups, reference, confidence)
+    lines, tasks = list(dict.fromkeys(found["policy"])), list(dict.fromkeys(found["task"]))
+    figure, axes = style.panels(1, len(tasks), 0.034 * len(lines) + 0.16, sharey=True)
+    for ax, task in zip(axes[0], tasks, strict=True):
+        mean = 100 * table[table["task"] == task].groupby("policy")["accuracy"].mean()
+        for row in found[found["task"] == task].itertuples():
+            y, several = lines.index(row.policy), row.policy in groups
+            look = LOOKS[
+                "rlpanning" if several else row.policy if row.policy in LOOKS else "random"
+            ]
+            ax.plot(row.difference, y, look.marker, color=look.color, ms=5)
+            ax.plot([row.low, row.high], [y, y], color=look.color)
+            if several:
+                own = mean[[each for each in groups[row.policy] if each in mean]] - mean[reference]
+                ax.plot(own, [y] * len(own), ".", color=look.color, alpha=0.6)
+        ax.axvline(0, color="0.4", lw=0.8)
+        ax.set(title=task.replace(" on ", "\non "))
+        ax.grid(visible=False, axis="y")
+    labels = [LOOKS[name].label if name in LOOKS else name for name in lines]
+    axes[0, 0].set_yticks(range(len(lines)), labels)
+    axes[0, 0].set_ylim(len(lines) - 0.4, -0.6)
+    size = mpl.rcParams["axes.labelsize"]
+    figure.supxlabel(f"accuracy minus that of {reference}, points", fontsize=size)
+    style.note(
+        figure,
+        f"test images, mean over sparsities; stars: agents, or random policies, a dot each; bar: "
+        f"{style.percent(confidence)} t-interval over policies and networks",
+    )
+    return figure
+
+
+def progress(evaluations: pd.DataFrame) -> Figure:
+    """Greedy evaluations while agents learn: the mean return over the targets, a line an agent."""
+    names = list(dict.fromkeys(evaluations["learner"]))
+    figure, axes, panel = style.named_panels(names, 0.27)
+    for name, ax in panel.items():
+        runs = evaluations[evaluations["learner"] == name].groupby("seed")
+        for color, (_, part) in zip(style.shades(len(runs)), runs, strict=True):
+            mean = part.groupby("step")["return"].mean()
+            ax.plot(mean.index, mean, ".-", color=color)
+        ax.xaxis.set_major_formatter("{x:,g}")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("return")
+    figure.supxlabel("environment steps", fontsize=mpl.rcParams["axes.labelsize"])
+    style.note(figure, "without exploration, on a network that no agent prunes; each reward has its"
+                       " own axis")  # fmt: skip
     return figure

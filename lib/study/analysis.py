@@ -1,11 +1,12 @@
 """What the tables say: differences, correlations, and what they are made of."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations_with_replacement
 
 import pandas as pd
 
 from . import parameters
-from .statistics import paired, rank_correlation, spearman
+from .statistics import crossed, interval, paired, rank_correlation, spearman
 
 P = ["p_synflow", "p_snip", "p_grasp"]
 # What an agent sees of its state, by column of the table of policies.
@@ -29,16 +30,8 @@ def learning_gaps(returns: pd.DataFrame, opponent: str = "best constant") -> pd.
     return mean.sort_values("settings", key=lambda s: s.map(order), kind="stable")
 
 
-def reward_correlations(table: pd.DataFrame, environment: parameters.Environment) -> pd.DataFrame:
-    """Spearman's ρ of trained accuracy with the return, its parts, and its rivals.
-
-    Within each target and network. Each quantity is signed so that its correlation with the
-    accuracy should be positive; a negative one speaks against it.
-
-    Args:
-        table: Rows of `agents.judge` for many policies.
-        environment: Its α and w are those of the returns.
-    """
+def _foretellers(table: pd.DataFrame, environment: parameters.Environment) -> dict[str, pd.Series]:
+    """What may foretell the accuracy of `agents.judge`, signed so that more should be better."""
     gap = table["final_loss_sparse"] - table["final_loss"]
     flow = table["final_grad_norm_sq_sparse"] - table["final_grad_norm_sq"]
     what = {
@@ -64,16 +57,70 @@ def reward_correlations(table: pd.DataFrame, environment: parameters.Environment
         "gradient norm of the sparse network": table["final_grad_norm_sq_sparse"],
         "effective weights": -table["effective_sparsity"],
         "mean singular value of the Jacobian": table["jacobian_mean"],
+        "trace of the tangent kernel": table["ntk_trace"],
+        "SynFlow's path norm": table["path_norm"],
     }
     for column in table.columns[table.columns.str.startswith("loss_after_")]:
-        what[f"-loss after {column.removeprefix('loss_after_')} steps"] = -table[column]
+        steps, *elsewhere = column.removeprefix("loss_after_").split("_")
+        what[f"-loss after {steps} steps" + ", other images" * bool(elsewhere)] = -table[column]
+    return what
+
+
+def reward_correlations(
+    table: pd.DataFrame,
+    environment: parameters.Environment,
+    within: Sequence[str] = ("sparsity", "seed"),
+) -> pd.DataFrame:
+    """Spearman's ρ of trained accuracy with the return, its parts, and its rivals.
+
+    Within each target and network. Each quantity is signed so that its correlation with the
+    accuracy should be positive; a negative one speaks against it.
+
+    Args:
+        table: Rows of `agents.judge` for many policies.
+        environment: Its α and w are those of the returns.
+        within: The columns that say which rows have the same target and network.
+    """
     rows = []
-    for name, values in what.items():
-        mean, low, n = rank_correlation(
-            table.assign(what=values), ["sparsity", "seed"], "what", "accuracy"
-        )
+    for name, values in _foretellers(table, environment).items():
+        mean, low, n = rank_correlation(table.assign(what=values), within, "what", "accuracy")
         rows.append({"what": name, "mean": mean, "smallest": low, "groups": n})
     return pd.DataFrame(rows)
+
+
+def reward_pairs(
+    table: pd.DataFrame, environment: parameters.Environment, within: Sequence[str]
+) -> pd.DataFrame:
+    """Notebook 07: the same for every two quantities together, the sum of their ranks, by place.
+
+    A quantity with itself is that quantity alone. Weights of the terms of the return are left out.
+
+    Args:
+        table: As in `reward_correlations`, with a task.
+        environment: Likewise.
+        within: Likewise.
+
+    Returns:
+        One row per pair, the best first: `first`, `second`, `mean` over places, the `smallest` and
+        a column per place, "task, sparsity", the mean over its networks.
+    """
+    what = {
+        name: values.groupby([table[column] for column in within]).rank(pct=True)
+        for name, values in _foretellers(table, environment).items()
+        if not name.startswith("return,")
+    }
+    places = table["task"] + ", " + (100 * table["sparsity"]).map("{:g} %".format)
+    rows = []
+    for first, second in combinations_with_replacement(what, 2):
+        both = table.assign(what=what[first] + what[second], place=places)
+        found = {
+            place: rank_correlation(part, within, "what", "accuracy")[0]
+            for place, part in both.groupby("place", sort=False)
+        }
+        row = {"first": first, "second": second, "mean": sum(found.values()) / len(found)}
+        rows.append(row | {"smallest": min(found.values())} | found)
+    order = ["mean", "first", "second"]
+    return pd.DataFrame(rows).sort_values(order, ascending=[False, True, True], ignore_index=True)
 
 
 def transfer_gaps(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
@@ -203,3 +250,41 @@ def selections(table: pd.DataFrame, candidates: Sequence[str]) -> pd.DataFrame:
     parts = found.join(taken.astype(int)).groupby(["task", "sparsity"])
     means = parts[["best", "lost", "gained"]].mean()
     return means.join(parts[list(candidates)].sum()).reset_index()
+
+
+def choosers(
+    table: pd.DataFrame,
+    groups: Mapping[str, Sequence[str]],
+    reference: str,
+    confidence: float,
+) -> pd.DataFrame:
+    """Notebook 07: policies minus the reference, in points of accuracy, mean over sparsities.
+
+    Args:
+        table: task, policy, sparsity, seed (of the network), accuracy.
+        groups: {name: policies that are one kind, such as agents that differ in their seed}.
+        reference: A policy.
+        confidence: Level of the intervals: over policies and networks at once where a group has
+            several (`statistics.crossed`), otherwise over networks.
+
+    Returns:
+        One row per task and group, and per policy in none: difference, low, high, policies.
+    """
+    grouped = {policy for some in groups.values() for policy in some}
+    single = [p for p in table["policy"].unique() if p not in grouped and p != reference]
+    rows = []
+    for task, part in table.groupby("task", sort=False):
+        wide = 100 * part.pivot(index=["seed", "sparsity"], columns="policy", values="accuracy")
+        gaps = wide.sub(wide[reference], axis=0).groupby("seed").mean()
+        for name, policies in {**groups, **{each: [each] for each in single}}.items():
+            own = gaps[[policy for policy in policies if policy in gaps.columns]]
+            if len(own.columns) > 1:
+                cells = own.stack().rename("gap").rename_axis(["network", "agent"]).reset_index()
+                found = crossed(cells, "gap", confidence)[:3]
+            elif len(own.columns):
+                found = interval(own.iloc[:, 0], confidence)
+            else:
+                continue
+            row = {"task": task, "policy": name, "policies": len(own.columns)}
+            rows.append(row | dict(zip(("difference", "low", "high"), found, strict=True)))
+    return pd.DataFrame(rows)

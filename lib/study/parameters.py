@@ -138,7 +138,7 @@ class Environment(Section):
     grad_weight: float = Field(description="w, weight of the gradient-norm term")
     calibration_steps: int = Field(description="of the roll-outs that measure the range of losses")
     action: Literal["linear", "logarithmic"] = Field(description="how an action becomes p")
-    objective: Literal["paper", "trainability"] = Field(description="what is rewarded")
+    objective: Literal["paper", "trainability", "sensitivity"] = Field(description="the reward")
     trial_steps: int = Field(description="of training, for the objective trainability")
 
 
@@ -265,6 +265,53 @@ class Development(Section):
     holdout: float = Field(description="of the training images, for the accuracy that decides")
 
 
+class Arena(Section):
+    """A network on a data set on which policies are judged."""
+
+    name: str
+    data: str
+    network: str
+    width: float
+    epochs: int
+    sparsities: tuple[float, ...]
+    seeds: tuple[int, ...]
+    per_class: int = Field(description="samples of each class in a scoring batch")
+
+
+class Pool(Section):
+    """Many small networks, of which an agent meets another one in each episode."""
+
+    count: int
+    widths: tuple[float, float] = Field(description="log-uniform; the network is `environment`'s")
+    seed: int = Field(description="of the widths, and of the first network")
+
+
+class Learner(Variant):
+    """A way to train agents of the product's space."""
+
+    networks: Pool | None = Field(description="null: the network of `environment` alone")
+
+
+class Exponents(Section):
+    """Notebook 07: an agent, a search, or three numbers: who chooses the exponents best?"""
+
+    steps: int = Field(description="T")
+    settings: dict[str, Any] = Field(description="of `lib.Panning`: the space of policies")
+    holdout: float = Field(description="of the training images, for the accuracy that decides")
+    policies: int = Field(description="random ones, by which rewards are compared")
+    trials: tuple[int, ...] = Field(description="training steps after which the loss is looked at")
+    rewards: tuple[Arena, ...] = Field(description="where rewards are compared")
+    learners: tuple[Learner, ...]
+    evaluate_at: tuple[float, ...] = Field(description="targets of greedy evaluations in training")
+    evaluate_seed: int = Field(description="of the network of these evaluations")
+    searched: str = Field(description="the learner whose reward and budget the searches have")
+    decided: tuple[Arena, ...] = Field(
+        description="where the best agent is chosen, held-out images"
+    )
+    reported: tuple[Arena, ...] = Field(description="where all are compared, test images")
+    rivals: tuple[str, ...] = Field(description="names in lib.METHODS, beside them there")
+
+
 class Statistics(Section):
     """How uncertainty is stated."""
 
@@ -299,6 +346,7 @@ class Parameters(Section):
     checks: Checks
     search: Search
     development: Development
+    exponents: Exponents
     statistics: Statistics
     figures: Figures
 
@@ -313,7 +361,9 @@ class Parameters(Section):
     def datasets(self) -> tuple[str, ...]:
         """The names of all data sets that some notebook needs."""
         tasks = (*self.comparison.tasks, *self.development.tasks)
-        places = (*tasks, *self.transfer.targets, *self.flow.vetoes)
+        study = self.exponents
+        arenas = (*study.rewards, *study.decided, *study.reported)
+        places = (*tasks, *arenas, *self.transfer.targets, *self.flow.vetoes)
         return tuple(dict.fromkeys([self.data.name, *(place.data for place in places)]))
 
 

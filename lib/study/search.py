@@ -30,28 +30,44 @@ def _weights(trial: optuna.Trial, prefix: str = "") -> list[float]:
     return [trial.suggest_float(f"{prefix}{name}", 0, 1, step=0.01) for name in METRICS]
 
 
-def search_constant(
+def search_policy(
     *,
     budget: int,
     sparsities: Sequence[float],
     seed: int,
     environment: parameters.Environment,
+    edges: Sequence[float] = (),
     **world: Any,
 ) -> dict[str, Any]:
-    """The constant p with the highest mean return, by Optuna's TPE, on the agent's own network.
+    """The constant p, or the table, with the highest mean return, by Optuna's TPE.
 
-    It may take as many steps of the environment as the agent: `budget`. The corners of the cube,
-    each metric alone, are tried first.
+    On the agent's own network, in as many steps of the environment as the agent has: `budget`. The
+    corners of the cube, each metric alone, are tried first.
+
+    Args:
+        budget: Steps of the environment.
+        sparsities: The targets; an episode each for every policy tried.
+        seed: Of the search.
+        environment: Also names the network.
+        edges: The target sparsities up to which the rows of a table apply; none: a constant.
+        **world: The other arguments of `worlds.make_environment`.
+
+    Raises:
+        ValueError: The budget is too small.
     """
     place = {"network": environment.network, "width": environment.width, "seed": environment.seed}
     env = make_environment(environment=environment, **place, **world)
-    study = _study(seed)
-    for corner in np.eye(3):
-        study.enqueue_trial(dict(zip(METRICS, corner.tolist(), strict=True)))
+    study, prefixes = _study(seed), [f"{i}_" for i in range(len(edges))] or [""]
+    for corner in np.eye(3).tolist():
+        named = dict(zip(METRICS, corner, strict=True))
+        study.enqueue_trial({f"{x}{name}": p for x in prefixes for name, p in named.items()})
+
+    def policy(rows: Sequence[Sequence[float]]) -> list:
+        return [[edge, *row] for edge, row in zip(edges, rows, strict=True)] if edges else rows[0]
 
     def mean_return(trial: optuna.Trial) -> float:
-        policy = make_policy(_weights(trial))
-        return float(np.mean([earn(env, policy, rho)["return"] for rho in sparsities]))
+        chosen = make_policy(policy([_weights(trial, x) for x in prefixes]))
+        return float(np.mean([earn(env, chosen, rho)["return"] for rho in sparsities]))
 
     trials = budget // (environment.steps * len(sparsities))
     if trials < len(METRICS):
@@ -60,7 +76,7 @@ def search_constant(
             f"the search wants {len(METRICS)} or more"
         )
     study.optimize(mean_return, n_trials=trials)
-    best = [study.best_params[name] for name in METRICS]
+    best = policy([[study.best_params[f"{x}{name}"] for name in METRICS] for x in prefixes])
     return {"policy": best, "return": study.best_value, "trials": len(study.trials)}
 
 

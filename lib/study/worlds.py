@@ -72,9 +72,12 @@ def make_environment(
     device: str = "auto",
     fraction: float = 1.0,
     settings: Mapping[str, Any] | None = None,
+    holdout: float = 0.0,
 ) -> PanningEnv:
     """The environment of a profile, on any network."""
     train_set, _ = load(data, device)
+    if holdout:
+        train_set, _ = train_set.split(holdout, seed)
     train_set = train_set.subset(fraction, seed)
     return PanningEnv(
         make_network(network, width, seed, train_set, device),
