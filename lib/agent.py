@@ -65,7 +65,7 @@ class AgentPolicy:
         self.extremes = Extremes(*(tuple(card["extremes"][k]) for k in ("loss", "grad_norm_sq")))
         self.sparsity = tuple(card["sparsity"])
         self.needs_loss = True
-        self.settings, self.steps = dict(card.get("settings", {})), card["episode_steps"]
+        self.settings, self.steps = dict(card.get("settings", {})), card.get("episode_steps")
         action, self.formulation = card.get("action", "linear"), card.get("formulation", "paper")
         for name, value, known in (
             ("action", action, ACTIONS),

@@ -18,7 +18,7 @@ from torch import Tensor
 import lib
 from lib import agent as agents
 from lib.agent import AgentPolicy, load_policy, save_policy, train_agent
-from lib.environment import ACTIONS, PanningEnv, rollout
+from lib.environment import ACTIONS, PanningEnv, PanningPool, rollout
 from lib.methods import range_of
 from lib.networks.inspection import flatten
 from lib.panning import Panning, PanResult
@@ -189,7 +189,7 @@ def test_the_settings_reach_td3_and_the_card(make_env, watch) -> None:
     assert policy.extremes == env.extremes
     assert policy.sparsity == (0.5, 0.9)
     for row in episodes:
-        assert set(row) == {"step", "sparsity", "return", "length"}
+        assert set(row) == {"step", "sparsity", "return", "length", "greedy"} and not row["greedy"]
         assert 0.5 <= row["sparsity"] <= 0.9
         assert row["return"] < 0
 
@@ -638,3 +638,81 @@ def test_the_hand_made_policy_looks_for_the_next_target_which_the_authors_state_
 ) -> None:
     with pytest.raises(ValueError, match="policy: it reads the state of formulation='paper'"):
         rollout(make_env(formulation="authors"), staged_policy(), 0.8)
+
+
+# --- watched while it learns ---------------------------------------------------------------------
+
+
+def test_greedy_evaluations_are_roll_outs_and_change_nothing(make_env, watch) -> None:
+    plain = outcome(train_agent(make_env(), 3, progress=False, **SETTINGS))
+    other, targets = make_env(alpha=50.0), (0.6, 0.9)
+    _, policy, rows = watch(make_env(), seed=3, evaluation=other, evaluate_at=targets)
+    assert outcome((policy, [row for row in rows if not row["greedy"]])) == plain
+    _, policy, rows = watch(
+        make_env(), seed=3, evaluation=other, evaluate_at=targets, learning_starts=99
+    )
+    greedy = [row for row in rows if row["greedy"]]
+    steps = [(row["step"], row["sparsity"]) for row in greedy]
+    assert steps == [(step, rho) for step in (20, 40, 55) for rho in targets]
+    for row in greedy:  # of an agent that does not learn, so that the finished one is the same
+        found = rollout(other, policy, row["sparsity"])
+        assert row["return"] == pytest.approx(sum(one["reward"] for one in found), abs=1e-5)
+        assert row["length"] == len(found)
+
+
+def test_an_interrupted_agent_is_watched_as_one_that_was_not(
+    make_env, tmp_path, monkeypatch
+) -> None:
+    more = {"progress": False, "evaluation": make_env(), "evaluate_at": (0.7,), **SETTINGS}
+    whole = outcome(train_agent(make_env(), 1, **more))
+    with monkeypatch.context() as patch:
+        real = TD3.learn
+
+        def learn(self: TD3, *args: object, **settings: object) -> TD3:
+            if self.num_timesteps >= 40:
+                raise KeyboardInterrupt
+            return real(self, *args, **settings)
+
+        patch.setattr(TD3, "learn", learn)
+        with pytest.raises(KeyboardInterrupt):
+            train_agent(make_env(), 1, checkpoints=tmp_path, **more)
+    assert outcome(train_agent(make_env(), 1, checkpoints=tmp_path, **more)) == whole
+
+
+@pytest.mark.parametrize("half", [{"evaluate_at": (0.7,)}, {"evaluation": True}])
+def test_an_evaluation_has_an_environment_and_targets(make_env, half: dict) -> None:
+    half = {k: make_env() if v is True else v for k, v in half.items()}
+    with pytest.raises(ValueError, match="evaluation, evaluate_at: give"):
+        train_agent(make_env(), **half)
+
+
+# --- played where it was trained -----------------------------------------------------------------
+
+PRODUCT = {"fusion": "product", "gradients": "masked", "reactivate": 0.5, "schedule": "linear"}
+
+
+@pytest.mark.parametrize("kind", ["agent", "model"])
+def test_an_agent_prunes_with_the_settings_it_was_trained_with(
+    make_env, watch, mlp, batches, kind: str
+) -> None:
+    env = make_env(**PRODUCT, temperature=70.0)
+    td3, agent, _ = watch(env, steps=30)
+    assert agent.card["settings"] == PRODUCT and agent.steps == 4
+    policy = agent if kind == "agent" else td3
+    expected = lib.pan(mlp, batches, 0.8, 4, policy=policy, method="rlpanning", **PRODUCT)
+    for method in ("panning", "rlpanning"):
+        found = lib.pan(mlp, batches, 0.8, policy=policy, method=method)
+        assert torch.equal(found.masks.flat, expected.masks.flat)
+        assert len(found.history) == 4
+    told = lib.pan(mlp, batches, 0.8, 6, policy=policy, fusion="sum")
+    assert len(told.history) == 6
+    as_told = lib.pan(mlp, batches, 0.8, 6, policy=policy, **PRODUCT | {"fusion": "sum"})
+    assert torch.equal(told.masks.flat, as_told.masks.flat)
+
+
+def test_an_agent_of_many_networks_is_one_that_any_network_can_use(make_env, mlp, batches) -> None:
+    pool = PanningPool([make_env(), make_env(alpha=100.0)])
+    policy, episodes = train_agent(pool, 2, progress=False, **SETTINGS)
+    assert outcome((policy, episodes)) == outcome(train_agent(pool, 2, progress=False, **SETTINGS))
+    assert policy.card["extremes"] == json.loads(json.dumps(pool.card()["extremes"]))
+    assert lib.pan(mlp, batches, 0.8, policy=policy).sparsity == pytest.approx(0.8, abs=0.01)

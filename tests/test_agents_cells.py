@@ -269,7 +269,19 @@ def by_autograd(model: torch.nn.Module, masks: Mask, batch: tuple[Tensor, Tensor
         "initial_grad_norm_sq": sum(squares).item(),
         "jacobian_mean": singular.mean().item(),
         "jacobian_max": singular.max().item(),
+        "path_norm": path_norm(model, inputs),
     }
+
+
+def path_norm(model: torch.nn.Module, images: Tensor) -> float:
+    """Σ over logits of the network of absolute weights on ones, its last bias left out."""
+    sure = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for parameter in sure.parameters():
+            parameter.abs_()
+        *_, last = [p for p in sure.parameters() if p.ndim == 1]
+        last.zero_()
+        return sure(torch.ones_like(images[:1])).sum().item()
 
 
 def test_with_trials_the_network_is_looked_at_before_training(toy) -> None:
@@ -281,9 +293,13 @@ def test_with_trials_the_network_is_looked_at_before_training(toy) -> None:
     process, bank = env.panning, env.panning.bank
     assert plain["effective_sparsity"] == process.effective_sparsity
     expected = {f"final_{key}": value for key, value in process.observe()._asdict().items()}
-    for steps in (0, 5):
-        loss = probes.trainability(bank.model, process.effective, bank.batches, steps)
-        expected[f"loss_after_{steps}"] = loss
+    train_set, _ = load("digits", "cpu")
+    others = make_batches(train_set, SCORING, 1001)
+    looked_at = [bank.batches, others]
+    losses = probes.trial(bank.model, process.effective, bank.batches, [0, 5], looked_at)
+    for steps, (here, there) in zip((0, 5), losses, strict=True):
+        expected |= {f"loss_after_{steps}": here, f"loss_after_{steps}_elsewhere": there}
+    expected["ntk_trace"] = probes.ntk_trace(bank.model, process.effective, bank.batches[0][0])
     assert {key: full[key] for key in expected} == expected
     found = by_autograd(bank.model, process.effective, bank.batches[0])
     assert {key: full[key] for key in found} == pytest.approx(found, rel=1e-3)

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from lib.study import analysis
-from lib.study.statistics import interval
+from lib.study.statistics import crossed, interval
 
 ENVIRONMENT = SimpleNamespace(alpha=100.0, grad_weight=0.2)
 
@@ -410,3 +410,75 @@ def test_a_selection_is_judged_by_what_its_candidates_came_to() -> None:
     assert found["lost"].tolist() == pytest.approx([10, 0, 0])
     assert found["gained"].tolist() == pytest.approx([-5, 10, 0])
     assert found["a"].tolist() == [0, 0, 0] and found["b"].tolist() == [2, 2, 2]
+
+
+# --- who chooses the exponents -------------------------------------------------------------------
+
+
+def test_two_quantities_together_are_the_sum_of_their_ranks_at_each_place() -> None:
+    table = noisy(20).assign(task="one")
+    table = pd.concat([table, noisy(20).assign(task="two", accuracy=lambda t: -t["accuracy"])])
+    within = ["task", "sparsity", "seed"]
+    found = analysis.reward_pairs(table, ENVIRONMENT, within)
+    places = [f"{task}, {rho:g} %" for task in ("one", "two") for rho in (90, 99)]
+    assert set(found.columns) == {"first", "second", "mean", "smallest", *places}
+    names = set(found["first"])
+    assert len(found) == len(names) * (len(names) + 1) // 2
+    assert not any(name.startswith("return,") for name in names)
+    assert found["mean"].is_monotonic_decreasing
+    found = found.set_index(["first", "second"])
+    row = found.loc[("trace of the tangent kernel", "SynFlow's path norm")]
+    for place in places:
+        task, rho = place.split(", ")
+        rho = float(rho[:-2]) / 100
+        own = []
+        for _, g in table[(table["task"] == task) & (table["sparsity"] == rho)].groupby("seed"):
+            total = g["ntk_trace"].rank() + g["path_norm"].rank()
+            own.append(stats.spearmanr(total, g["accuracy"]).statistic)
+        assert row[place] == pytest.approx(np.mean(own))
+    assert row["mean"] == pytest.approx(row[places].mean())
+    assert row["smallest"] == row[places].min()
+    alone = analysis.reward_correlations(table, ENVIRONMENT, within).set_index("what")["mean"]
+    for name in names:
+        assert found.loc[(name, name), "mean"] == pytest.approx(alone[name])
+
+
+def chosen() -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    rng = np.random.default_rng(0)
+    names = {"learned": ["a, 0", "a, 1", "a, 2"], "random": ["r 0", "r 1"]}
+    rows = [
+        {"task": task, "policy": policy, "sparsity": rho, "seed": seed, "accuracy": rng.random()}
+        for task in ("one", "two")
+        for policy in ("1 ½ 0", "force", "a, 0", "a, 1", "a, 2", "r 0", "r 1")
+        for rho in (0.9, 0.99)
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows), names
+
+
+def test_a_policy_is_compared_with_the_reference_pair_by_pair() -> None:
+    table, groups = chosen()
+    found = analysis.choosers(table, groups, "1 ½ 0", 0.95).set_index(["task", "policy"])
+    assert list(found.loc["one"].index) == ["learned", "random", "force"]
+    mean = 100 * table.groupby(["task", "policy", "seed"])["accuracy"].mean()
+    for task in ("one", "two"):
+        gap = mean[task, "force"] - mean[task, "1 ½ 0"]
+        half = stats.t.ppf(0.975, 2) * gap.std() / 3**0.5
+        row = found.loc[(task, "force")]
+        expected = (gap.mean(), gap.mean() - half, gap.mean() + half, 1)
+        assert tuple(row[["difference", "low", "high", "policies"]]) == pytest.approx(expected)
+        own = [mean[task, name] - mean[task, "1 ½ 0"] for name in groups["learned"]]
+        cells = [{"agent": i, "network": n, "gap": g}
+                 for i, gaps in enumerate(own) for n, g in gaps.items()]  # fmt: skip
+        row = found.loc[(task, "learned")]
+        expected = crossed(pd.DataFrame(cells), "gap", 0.95)[:3]
+        assert tuple(row[["difference", "low", "high"]]) == pytest.approx(expected)
+        assert row["policies"] == 3
+
+
+def test_policies_that_a_task_does_not_have_are_left_out_there() -> None:
+    table, groups = chosen()
+    table = table[(table["task"] == "one") | ~table["policy"].isin(["force", "a, 0", "r 0", "r 1"])]
+    found = analysis.choosers(table, groups, "1 ½ 0", 0.95).set_index(["task", "policy"])
+    assert list(found.loc["two"].index) == ["learned"]
+    assert found.loc[("two", "learned"), "policies"] == 2

@@ -151,6 +151,37 @@ class Study:
         table = self.table(task=self.tasks, method=names, sparsity=(0.9, 0.98), seed=self.seeds)
         return self.drawn(table, accuracy=(0.1, 0.9))
 
+    def pairs(self) -> pd.DataFrame:
+        what = ["return of the paper", "-|L - L_s|, temperature 200", "-loss after 20 steps"]
+        rows = [(first, second) for first in what for second in what if first <= second]
+        table = pd.DataFrame(rows, columns=["first", "second"])
+        places = [f"{task}, 99.8 %" for task in self.tasks]
+        table = self.drawn(table, **dict.fromkeys(["mean", "smallest", *places], (-0.5, 0.9)))
+        return table.sort_values("mean", ascending=False, ignore_index=True)
+
+    def exponents(self) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+        groups = {
+            "paper's reward, many networks": [
+                f"paper's reward, many networks, {s}" for s in self.seeds
+            ],
+            "random exponents": [f"random {seed}" for seed in range(3)],
+        }
+        names = [
+            "1 ½ 0",
+            "search, schedule",
+            "force",
+            *(name for own in groups.values() for name in own),
+        ]
+        table = self.table(task=self.tasks, policy=names, sparsity=(0.98, 0.999), seed=range(2))
+        return self.drawn(table, accuracy=(0.1, 0.9)), groups
+
+    def greedy(self) -> pd.DataFrame:
+        learners = ("sensitivity, one network", "sensitivity, many networks")
+        table = self.table(
+            learner=learners, seed=self.seeds, step=(1000, 2000), sparsity=(0.9, 0.998)
+        )
+        return self.drawn(table, **{"return": (-12, -6)})
+
     def scores(self) -> list[pd.DataFrame]:
         names = ("fused", "snip", "grasp", "synflow")
         scores = self.table(metric=names, log10_z=np.linspace(-4, 2, 9)).assign(fraction=0.1)
@@ -239,6 +270,9 @@ FIGURES: dict[Callable[..., Figure], Callable[[Study], list]] = {
     agents.transfer: lambda s: [s.gaps(), s.targets, CONFIDENCE],
     ablations.ablations: lambda s: [s.choices(), CONFIDENCE],
     ablations.checks: lambda s: [s.checked(), CONFIDENCE],
+    beyond.foretold: lambda s: [s.pairs()],
+    beyond.choosers: lambda s: [*s.exponents(), "1 ½ 0", CONFIDENCE],
+    beyond.progress: lambda s: [s.greedy()],
     beyond.development: lambda s: [s.developed(), ["1 1 0", "1 .5 0, none"]],
     speed.panning_cost: lambda s: [s.measured()],
     speed.training_speedup: lambda s: [s.measured()],
@@ -657,6 +691,22 @@ def test_breaking_even() -> None:
     found = speed.break_even(Study(tiny=False).measured(), 100, 4000).set_index("sparsity")
     assert found["pruning"].to_dict() == pytest.approx({0.98: 1.25, 0.99: 1.25})
     assert found["epochs"].to_dict() == pytest.approx({0.98: 1.875, 0.99: float("inf")})
+
+
+def test_agents_are_dots_around_their_mean_against_the_reference() -> None:
+    table, groups = Study(False).exponents()
+    figure = beyond.choosers(table, groups, "1 ½ 0", CONFIDENCE)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == [*groups, "search, schedule", "FORCE"]
+    means = 100 * table.groupby(["task", "policy"])["accuracy"].mean()
+    for ax, task in zip(figure.axes, table["task"].unique(), strict=True):
+        dots = {x.get_ydata()[0]: x.get_xdata() for x in ax.lines if x.get_marker() == "."}
+        for place, own in enumerate(groups.values()):
+            expected = [means[task, name] - means[task, "1 ½ 0"] for name in own]
+            assert dots[place] == pytest.approx(expected)
+            (mean,) = [x.get_xdata()[0] for x in ax.lines
+                       if x.get_marker() == "*" and x.get_ydata()[0] == place]  # fmt: skip
+            assert mean == pytest.approx(np.mean(expected))
 
 
 def test_each_candidate_has_its_mean_and_its_seeds_and_the_best_rival_is_marked() -> None:

@@ -75,7 +75,7 @@ def test_top_k_refuses_a_number_it_cannot_keep(k: int) -> None:
         masks.top_k(torch.zeros(3), k)
 
 
-@pytest.mark.parametrize("kept", [1, 7, 400, 3999])
+@pytest.mark.parametrize("kept", [1, 7, 400, 3999, 12_000, 39_999])
 def test_few_of_many_are_found_whatever_a_sample_of_them_says(kept: int) -> None:
     """The k-th largest is first guessed from a sample: of all, of none but high, of tied values."""
     total = 40_000
@@ -88,6 +88,8 @@ def test_few_of_many_are_found_whatever_a_sample_of_them_says(kept: int) -> None
         noise - 10 * sampled,  # and none of them
         (10 * noise).floor(),
         torch.where(noise < 0.95, -torch.inf, noise),
+        torch.where(noise < 0.95, 0.5, noise),  # a threshold above, below and at what most are
+        torch.where(noise < 0.95, 0.5, noise - 1),
         torch.zeros(total),
     ):
         expected = scores.argsort(descending=True, stable=True)[:kept]

@@ -96,6 +96,11 @@ def test_every_way_to_train_changes_parameters_that_there_are(profile: Parameter
             (profile.agent, variant.agent),
         ):
             assert (section.changed(**changes) != section) == bool(changes), variant.name
+    exponents = profile.exponents
+    assert exponents.searched in {learner.name for learner in exponents.learners}
+    for learner in exponents.learners:
+        profile.environment.changed(steps=exponents.steps, **learner.environment)
+        assert profile.agent.changed(**learner.agent) != profile.agent
 
 
 def test_what_a_profile_names_is_known_to_the_library(profile: Parameters) -> None:
@@ -107,7 +112,10 @@ def test_what_a_profile_names_is_known_to_the_library(profile: Parameters) -> No
     tasks = (*tasks, *profile.development.tasks)
     assert methods | {*profile.checks.methods, *profile.flow.collapse_methods} <= set(METHODS)
     sections = (profile.metrics, profile.flow, profile.environment, profile.ablations)
-    places = (*tasks, *targets, *sections, *profile.flow.vetoes)
+    exponents = profile.exponents
+    arenas = (*exponents.rewards, *exponents.decided, *exponents.reported)
+    places = (*tasks, *targets, *sections, *profile.flow.vetoes, *arenas)
+    assert set(exponents.rivals) <= set(METHODS)
     assert {place.network for place in places} <= set(NETWORKS)
     assert {name for place in profile.flow.vetoes for name in place.methods} <= set(VETOES)
     assert profile.checks.network in NETWORKS

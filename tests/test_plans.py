@@ -55,6 +55,7 @@ def found(params: Parameters) -> plans.Plan:
     return plans.tables_found(params, {"search 0": ((1.0, 1, 0, 0),), "hand-made": "staged"})
 
 
+CHOSEN = {"1 ½ 0": (1.0, 0.5, 0.0)}
 PLANS: dict[str, tuple[Callable, Callable[[Parameters], plans.Plan]]] = {
     "comparison": (pruning.prune_and_train, compared),
     "traces": (loops.trace, plans.traces),
@@ -71,6 +72,12 @@ PLANS: dict[str, tuple[Callable, Callable[[Parameters], plans.Plan]]] = {
     "table searches": (search.search_stages, plans.table_searches),
     "tables found": (pruning.prune_and_train, found),
     "development": (pruning.prune_and_train, plans.development),
+    "rewards of exponents": (agents.judge, plans.exponent_rewards),
+    "agents of exponents": (agents.train_policy, plans.exponent_agents),
+    "searches of exponents": (search.search_policy, plans.exponent_searches),
+    "exponents, held out": (agents.judge, lambda p: plans.exponent_judgements(p, CHOSEN, True)),
+    "exponents": (agents.judge, lambda p: plans.exponent_judgements(p, CHOSEN)),
+    "rivals of exponents": (pruning.prune_and_train, plans.exponent_rivals),
 }
 TRAINED = [name for name, (function, _) in PLANS.items() if function is pruning.prune_and_train]
 
@@ -128,7 +135,7 @@ def test_every_network_of_a_plan_can_be_pruned(params, plan: str) -> None:
 @pytest.mark.parametrize("plan", PLANS)
 def test_no_two_rows_of_a_plan_have_one_name_or_one_cell(params, plan: str) -> None:
     named = PLANS[plan][1](params)
-    if plan != "rewards":  # whose policies name the rows
+    if "rewards" not in plan:  # whose policies name the rows
         assert len({tuple(name.items()) for name, _ in named}) == len(named)
     assert len({tuple(name) for name, _ in named}) <= 1  # the same columns in every row
     assert named or plan == "natives"
@@ -462,6 +469,56 @@ def test_candidates_are_developed_apart_from_what_is_reported(params) -> None:
         cell for plan in (compared, plans.ablations, plans.checks) for _, cell in plan(params)
     ]
     assert not seeds & {cell["seed"] for cell in others}
+
+
+def test_exponents_are_learned_searched_and_judged_in_one_space(params) -> None:
+    study = params.exponents
+    worlds = [cell for name in PLANS if "exponents" in name for _, cell in PLANS[name][1](params)]
+    worlds = [cell for cell in worlds if "environment" in cell]
+    assert len(worlds) > 5
+    for cell in worlds:
+        assert cell["environment"].steps == study.steps
+        assert study.settings.items() <= cell["settings"].items()
+    own = {row["learner"]: cell for row, cell in plans.exponent_agents(params)}[study.searched]
+    for row, cell in plans.exponent_searches(params):
+        assert cell["budget"] == own["agent"].steps and cell["environment"] == own["environment"]
+        assert ("edges" in cell) == row["policy"].endswith("schedule")
+
+
+def test_exponents_are_chosen_apart_from_what_is_reported(params) -> None:
+    """On other images and networks than those that are learned on, and than those reported."""
+    decided = plans.exponent_judgements(params, CHOSEN, decide=True)
+    reported = plans.exponent_judgements(params, CHOSEN)
+    assert all(cell["holdout"] == params.exponents.holdout > 0 for _, cell in decided)
+    assert all(cell["holdout"] == 0 for _, cell in reported)
+    learned = {params.environment.seed, params.exponents.evaluate_seed}
+    for _, cell in plans.exponent_agents(params):
+        learned |= {place["seed"] for place in cell.get("networks", ())}
+    rewarded = {cell["seed"] for _, cell in plans.exponent_rewards(params)}
+    seeds = [{cell["seed"] for _, cell in plan} for plan in (decided, reported)]
+    for one, other in itertools.combinations([learned, rewarded, *seeds], 2):
+        assert not one & other
+    paired = {(row["task"], row["sparsity"], row["seed"]) for row, _ in reported}
+    assert paired == {
+        (row["task"], row["sparsity"], row["seed"]) for row, _ in plans.exponent_rivals(params)
+    }
+
+
+def test_a_pool_is_of_small_networks_that_differ(params) -> None:
+    for learner in params.exponents.learners:
+        if learner.networks is None:
+            continue
+        drawn = plans._drawn(params, learner.networks)
+        low, high = learner.networks.widths
+        assert len({place["seed"] for place in drawn}) == len(drawn) == learner.networks.count
+        assert all(low <= place["width"] <= high for place in drawn)
+        assert len({place["width"] for place in drawn}) > 1
+
+
+def test_agents_of_exponents_have_the_names_of_their_groups(params) -> None:
+    groups = plans.exponent_groups(params)
+    names = [f"{row['learner']}, {row['seed']}" for row, _ in plans.exponent_agents(params)]
+    assert names == [name for own in list(groups.values())[:-1] for name in own]
 
 
 def test_tables_are_searched_on_another_network_and_tried_as_ablations_are(params) -> None:

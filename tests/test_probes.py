@@ -11,7 +11,7 @@ from torch.nn import functional
 from lib.data.images import scoring_batches
 from lib.networks.architectures import build_model
 from lib.networks.inspection import flatten, prunable, unflatten
-from lib.networks.probes import jacobian_singular_values, trainability
+from lib.networks.probes import jacobian_singular_values, ntk_trace, trainability, trial
 
 Masks = dict[str, Tensor]
 
@@ -146,6 +146,40 @@ def by_hand(model: nn.Module, masks: Masks, batches: list, steps: int, rate: flo
     with torch.no_grad():
         losses = [functional.cross_entropy(model(x), y).item() for x, y in batches]
     return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_trace_of_the_tangent_kernel_is_the_squares_of_all_gradients(
+    mlp, some_mask, count
+) -> None:
+    """Of every logit of every image, by kept weights; an estimate, whose error falls with draws."""
+    masks = masks_of(mlp, some_mask(flatten(prunable(mlp)).numel(), 0.5))
+    images = torch.randn(count, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    sparse = copy.deepcopy(mlp)
+    weights = prunable(sparse)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weights[name].mul_(mask)
+    exact = 0.0
+    for logit in sparse(images).flatten():
+        gradients = torch.autograd.grad(logit, list(weights.values()), retain_graph=True)
+        pairs = zip(gradients, masks.values(), strict=True)
+        exact += sum(gradient[mask].square().sum().item() for gradient, mask in pairs)
+    exact /= count
+    assert exact > 0.1
+    assert ntk_trace(mlp, masks, images, draws=4000) == pytest.approx(exact, rel=0.05)
+    assert ntk_trace(mlp, masks, images) == pytest.approx(exact, rel=0.8)
+    assert ntk_trace(mlp, masks, images) == ntk_trace(mlp, masks, images)
+    assert ntk_trace(mlp, masks_of(mlp, some_mask(354, 0.0)), images) == 0
+
+
+def test_a_trial_is_looked_at_on_its_way(network, half, batches) -> None:
+    """At each stop the loss is that of a trial which ends there, on every set of batches."""
+    others = [(x.flip(0) + 0.1, y) for x, y in batches]
+    found = trial(network, half, batches, [0, 2, 5], [batches, others])
+    for stop, (here, there) in zip((0, 2, 5), found, strict=True):
+        assert here == trainability(network, half, batches, stop)
+        assert there == trial(network, half, batches, [stop], [others])[0][0] != here
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.02])

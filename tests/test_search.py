@@ -83,6 +83,24 @@ def test_another_seed_tries_other_constants(toy, steps) -> None:
     assert not set(one[3:]) & set(other[3:])
 
 
+# --- a table, by the return ----------------------------------------------------------------------
+
+
+def test_a_table_searched_by_its_return_has_a_row_for_each_edge(toy, steps) -> None:
+    edges = [0.5, 1.0]
+    found = search_policy(**CONSTANT | BUDGET | {"budget": 120}, edges=edges)
+    assert [row[0] for row in found["policy"]] == edges
+    assert all(len(row) == 4 and all(0 <= p <= 1 for p in row[1:]) for row in found["policy"])
+    assert list(dict.fromkeys(steps))[:3] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    assert len(steps) == 120 and found["trials"] == 20
+    env = make_environment(**CONSTANT, **PLACE)
+    table = make_policy(found["policy"])
+    own = float(np.mean([earn(env, table, rho)["return"] for rho in (0.7, 0.9)]))
+    assert own == found["return"]
+    rows = [tuple(row[1:]) for row in found["policy"]]
+    assert len(set(rows)) > 1  # it has tried tables that are no constants, and keeps one
+
+
 # --- a table -------------------------------------------------------------------------------------
 
 

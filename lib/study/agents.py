@@ -178,7 +178,7 @@ def _before_training(model: nn.Module, kept: Mask, batch: Batch) -> dict[str, fl
     loss, gradients = loss_and_gradient(model, kept.flat, batch, 1.0)
     some = batch[0][:: max(1, len(batch[0]) // 100)]  # a Jacobian is large if classes are many
     singular = probes.jacobian_singular_values(model, kept, some)
-    *_, last = unflatten(synflow(model, kept.flat, batch), kept).values()
+    *_, last = unflatten(synflow(model, kept.flat, batch) * kept.flat, kept).values()
     return {
         "initial_loss": loss.item(),
         "initial_grad_norm_sq": grad_norm_sq(gradients, kept.flat).item(),

@@ -105,7 +105,7 @@ def reward_pairs(
         a column per place, "task, sparsity", the mean over its networks.
     """
     what = {
-        name: values.groupby([table[column] for column in within]).rank(pct=True)
+        name: values.groupby([table[column] for column in within]).rank()
         for name, values in _foretellers(table, environment).items()
         if not name.startswith("return,")
     }
