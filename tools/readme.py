@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.figures.style import LOOKS, in_order, percent
-from lib.study import analysis, parameters
+from lib.study import analysis, parameters, plans
 from lib.study.statistics import interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +33,14 @@ def standings() -> pd.DataFrame:
     return analysis.standing(table, sorted(set(table["method"]) - candidates))
 
 
+def choosers() -> pd.DataFrame:
+    """Who chooses exponents in the full study, against three numbers, see `analysis.choosers`."""
+    table = pd.read_csv(ROOT / "data" / "results" / "full" / "exponents.csv")
+    params = parameters.load(ROOT / "profiles" / "full.yaml")
+    groups = plans.exponent_groups(params)
+    return analysis.choosers(table, groups, plans.THREE, params.statistics.confidence)
+
+
 def facts(size: str = "") -> dict[str, float]:
     """Every number that prose may quote, by name."""
     found = {}
@@ -46,6 +54,9 @@ def facts(size: str = "") -> dict[str, float]:
     for row in pd.read_csv(ROOT / "figures" / "table_speed.csv").itertuples():
         for what in ("speedup", "pruning", "epochs"):
             found[f"{what}/{row.network}/{row.sparsity:g}"] = getattr(row, what)
+    for row in choosers().itertuples():
+        for what in ("difference", "low", "high"):
+            found[f"exponents/{what}/{row.policy}/{row.task}"] = getattr(row, what)
     folder = ROOT / "data" / "results" / size
     headline = json.loads((folder / "headline.json").read_text())
     return found | {f"headline/{name}": value for name, value in headline.items()}

@@ -394,6 +394,10 @@ def development(params: Parameters) -> Plan:
     return plan
 
 
+# The exponents of `panning_masked`, as the tables of the product's space call them.
+THREE = "1 ½ 0"
+
+
 def _space(params: Parameters, arena: parameters.Arena | None = None) -> dict[str, Any]:
     """The arguments of `make_environment` in the product's space, on an arena all but the seed."""
     study = params.exponents
