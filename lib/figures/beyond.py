@@ -50,7 +50,7 @@ def development(table: pd.DataFrame, candidates: list[str]) -> Figure:
     return figure
 
 
-def foretold(pairs: pd.DataFrame, best: int = 6) -> Figure:
+def foretold(pairs: pd.DataFrame, best: int = 4) -> Figure:
     """What foretells the accuracy of a policy's networks, alone and with the best companions.
 
     Args:
@@ -60,7 +60,7 @@ def foretold(pairs: pd.DataFrame, best: int = 6) -> Figure:
     alone = pairs[pairs["first"] == pairs["second"]]
     two = pairs[pairs["first"] != pairs["second"]].head(best)
     shown = pd.concat([alone, two])
-    names = [*alone["first"], *(two["first"] + " + " + two["second"])]
+    names = [*alone["first"], *(two["first"] + " and " + two["second"])]
     names = [name.replace("-", "−").replace("L_s", "Lₛ") for name in names]
     places = list(pairs.columns.drop(["first", "second", "smallest"]))
     cells = {
@@ -70,7 +70,11 @@ def foretold(pairs: pd.DataFrame, best: int = 6) -> Figure:
     }
     figure, ((ax,),) = style.panels(1, 1, 0.032 * len(names) + 0.12)
     style.heat(ax, names, places, cells, Normalize(-1, 1))
-    ax.set_xticks(range(len(places)), [place.replace(", ", ",\n") for place in places])
+    breaks = {", ": ",\n", " on ": "\non ", "LeNet-300": "LeNet-\n300"}
+    labels = list(places)
+    for short, broken in breaks.items():
+        labels = [label.replace(short, broken) for label in labels]
+    ax.set_xticks(range(len(places)), labels)
     style.note(figure, "rank correlation with the accuracy of random policies' networks")
     return figure
 
