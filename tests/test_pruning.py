@@ -340,10 +340,12 @@ def test_to_hold_out_everything_is_refused(run, holdout: float) -> None:
 # --- what an agent must know of the network ------------------------------------------------------
 
 
+@pytest.mark.parametrize("settings", [{}, {"fusion": "product", "gradients": "masked"}])
 def test_an_agents_range_is_measured_once_for_all_targets_on_a_network(
-    toy, workspace: Path, monkeypatch
+    toy, workspace: Path, monkeypatch, settings: dict
 ) -> None:
-    policy = train_policy(**WORLD, agent=AGENT, seed=0)
+    """In the process that the agent was trained in, where it prunes, too."""
+    policy = train_policy(**WORLD, settings=settings, agent=AGENT, seed=0)
     cell = CELL | {"method": "rlpanning", "policy": policy, "steps": 4}
     given, real = [], pruning.pan
 

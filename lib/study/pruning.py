@@ -140,8 +140,9 @@ def prune_and_train(
         extremes = None
         if isinstance(chosen, AgentPolicy) and check is None and not holdout:
             place = {"network": network, "width": width, "fraction": fraction, "seed": seed}
-            place |= {"data": data, "scoring": scoring, "device": device, "settings": settings}
-            place |= {"sparsities": chosen.sparsity, "steps": steps}
+            place |= {"data": data, "scoring": scoring, "device": device}
+            place |= {"settings": {**chosen.settings, **(settings or {})}}
+            place |= {"sparsities": chosen.sparsity, "steps": steps or chosen.steps}
             extremes = Extremes(**run_cell(measure_range, place))
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # dead: a result
             result = pan(
