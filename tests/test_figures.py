@@ -705,7 +705,7 @@ def test_agents_are_dots_around_their_mean_against_the_reference() -> None:
             expected = [means[task, name] - means[task, "1 ½ 0"] for name in own]
             assert dots[place] == pytest.approx(expected)
             (mean,) = [x.get_xdata()[0] for x in ax.lines
-                       if x.get_marker() == "*" and x.get_ydata()[0] == place]  # fmt: skip
+                       if x.get_marker() == "*x"[place] and x.get_ydata()[0] == place]  # fmt: skip
             assert mean == pytest.approx(np.mean(expected))
 
 

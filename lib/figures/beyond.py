@@ -90,15 +90,15 @@ def choosers(
     The arguments are those of `analysis.choosers`; a group's policies are dots.
     """
     found = compared(table, groups, reference, confidence)
-    lines, tasks = list(dict.fromkeys(found["policy"])), list(dict.fromkeys(found["task"]))
+    tasks = list(dict.fromkeys(found["task"]))
+    lines = sorted(dict.fromkeys(found["policy"]), key=lambda name: name in LOOKS)  # rivals last
     figure, axes = style.panels(1, len(tasks), 0.034 * len(lines) + 0.16, sharey=True)
     for ax, task in zip(axes[0], tasks, strict=True):
         mean = 100 * table[table["task"] == task].groupby("policy")["accuracy"].mean()
         for row in found[found["task"] == task].itertuples():
             y, several = lines.index(row.policy), row.policy in groups
-            look = LOOKS[
-                "rlpanning" if several else row.policy if row.policy in LOOKS else "random"
-            ]
+            learned = several and not row.policy.startswith("random")
+            look = LOOKS["rlpanning"] if learned else LOOKS.get(row.policy, LOOKS["random"])
             ax.plot(row.difference, y, look.marker, color=look.color, ms=5)
             ax.plot([row.low, row.high], [y, y], color=look.color)
             if several:
@@ -114,8 +114,8 @@ def choosers(
     figure.supxlabel(f"accuracy minus that of {reference}, points", fontsize=size)
     style.note(
         figure,
-        f"test images, mean over sparsities; stars: agents, or random policies, a dot each; bar: "
-        f"{style.percent(confidence)} t-interval over policies and networks",
+        f"test images, mean over sparsities; stars: agents, crosses: random policies, a dot each, or "
+        f"searches; bar: {style.percent(confidence)} t-interval over policies and networks",
     )
     return figure
 
