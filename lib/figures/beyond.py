@@ -114,8 +114,8 @@ def choosers(
     figure.supxlabel(f"accuracy minus that of {reference}, points", fontsize=size)
     style.note(
         figure,
-        f"test images, mean over sparsities; stars: agents, crosses: random policies, a dot each, or "
-        f"searches; bar: {style.percent(confidence)} t-interval over policies and networks",
+        f"test images, mean over sparsities; stars: agents, crosses: random policies, a dot each, "
+        f"or searches; bar: {style.percent(confidence)} t-interval over policies and networks",
     )
     return figure
 
