@@ -41,8 +41,7 @@ class AgentPolicy:
         sparsity: The range of targets it was trained on.
         needs_loss: True; it looks at the whole state.
         formulation: Whose state that is, "paper" or "authors".
-        settings: Of `Panning`, in which it was trained.
-        steps: T of the episodes it was trained in.
+        trained_in: {"settings": those of `Panning`, "steps": T}, where it was trained.
 
     Raises:
         ValueError: The weights do not fit the card, or the card names an unknown action or
@@ -65,7 +64,9 @@ class AgentPolicy:
         self.extremes = Extremes(*(tuple(card["extremes"][k]) for k in ("loss", "grad_norm_sq")))
         self.sparsity = tuple(card["sparsity"])
         self.needs_loss = True
-        self.settings, self.steps = dict(card.get("settings", {})), card.get("episode_steps")
+        self.trained_in = {"settings": dict(card.get("settings", {}))}
+        if "episode_steps" in card:
+            self.trained_in["steps"] = card["episode_steps"]
         action, self.formulation = card.get("action", "linear"), card.get("formulation", "paper")
         for name, value, known in (
             ("action", action, ACTIONS),

@@ -1,5 +1,6 @@
 """The Panning process seen as a Markov decision process: a `gymnasium.Env` around `Panning`."""
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from .policies import ACTIONS, as_policy
 from .scores import Extremes, Observation
 
 OBJECTIVES = ("paper", "trainability", "sensitivity")
-# The mean singular value 10^-6 of a Jacobian is as good as 0.
+# A dead network is worth a Jacobian whose mean singular value is 10^-7: this, and 1 for its death.
 INSENSITIVE = 6.0
 # After how many steps the authors' process narrows its range of targets, and the new lower end. It
 # is 0.9 or 0.98 in their program, by the network.
@@ -25,9 +26,10 @@ NARROW = (10_000, 0.9)
 
 
 class Reward(NamedTuple):
-    """The terms of R_t, none of them positive; their sum is the reward.
+    """The terms of R_t; their sum is the reward.
 
-    The paper's are the first four. With another objective the first three are 0.
+    The paper's are the first four, none of them positive. With another objective the first three
+    are 0.
     """
 
     loss: float = 0.0  # -|𝒩(L) - 𝒩(L_s)|
@@ -175,8 +177,8 @@ class PanningEnv(gymnasium.Env):
     batches (`probes.trainability`), at worst -ln(classes) - 1, also if training diverged. A dead
     network earns -(T - t + 1) - ln(classes), no more than any living one. With "sensitivity" it is
     in the same way the decimal logarithm of the mean singular value of the Jacobian on the first
-    scoring batch (`probes.jacobian_singular_values`), with 6 in place of ln(classes). `info` holds
-    the raw terms of state and reward.
+    scoring batch (`probes.jacobian_singular_values`), with 6 in place of ln(classes); it has no
+    upper bound. `info` holds the raw terms of state and reward.
 
     Episode: T iterations on one network, fewer if the network dies. The target sparsity is drawn at
     each reset, its *density* log-uniformly from the range, so that all decades of density are
@@ -394,7 +396,9 @@ class PanningPool(gymnasium.Env):
                 )
         self.current = self.envs[0]
         self.observation_space = self.current.observation_space
-        self.action_space = self.current.action_space
+        self.action_space = copy.copy(self.current.action_space)
+        made = self.action_space.panning
+        self.action_space.panning = made | {"sparsity": self.card()["sparsity"]}
 
     @property
     def panning(self) -> Panning:

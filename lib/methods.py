@@ -87,6 +87,9 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+# In these an agent finds the process it was trained in; any other method is what its name says.
+FOR_AGENTS = ("panning", "rlpanning")
+
 
 def _process(
     model: nn.Module,
@@ -117,6 +120,8 @@ def range_of(
     **settings: object,
 ) -> Extremes:
     """The range of 𝒩 that `pan` measures for an agent; several calls on one network can share it.
+
+    For an agent of other settings than Panning's give these, too: those in `agent.trained_in`.
 
     Args:
         model: The network.
@@ -153,8 +158,10 @@ def pan(
         batches: Scoring batches [(inputs, targets), ...], as `scoring_batches` makes them.
         sparsity: The fraction of prunable weights to remove, in [0, 1).
         steps: T; by default that of an agent's training, otherwise 100, or 1 for one-shot methods.
-        policy: `state -> p`; by default the method's own. For methods without a fixed p only. An
-            agent prunes with the settings it was trained with, unless they are given here.
+        policy: `state -> p`; by default the method's own. For methods without a fixed p only. With
+            "panning" and "rlpanning" an agent has the fusion, gradients, score, schedule and return
+            of weights that it was trained with, unless they are given here; the temperature is the
+            caller's.
         method: A name in `METHODS`.
         extremes: The range of 𝒩 for a policy that looks at the losses; by default it is measured
             on this network, see `range_of`.
@@ -219,8 +226,10 @@ def _prune(
     if policy is None:
         policy = staged_policy(chosen.stages) if chosen.stages else constant_policy(chosen.p)
     policy = as_policy(policy)
-    steps = policy.steps if steps is None else steps
-    process = _process(model, batches, sparsity, steps, method, {**policy.settings, **settings})
+    if method in FOR_AGENTS:
+        steps = policy.trained_in.get("steps") if steps is None else steps
+        settings = {**policy.trained_in.get("settings", {}), **settings}
+    process = _process(model, batches, sparsity, steps, method, settings)
     if extremes is None and policy.needs_loss:
         # Measured over an agent's whole range of targets, 𝒩 does not depend on `sparsity`.
         extremes = calibrate(process, policy.sparsity or (sparsity,))

@@ -98,8 +98,8 @@ class Policy:
         needs_effective: Whether it looks at the effective sparsity, which costs some passes, too.
         formulation: Whose state it reads, "paper" or "authors" as in `PanningEnv`; None if no
             matter which.
-        settings: Of `Panning`, where it was trained: `pan` plays it there unless told otherwise.
-        steps: T of the episodes it was trained in, likewise.
+        trained_in: {"settings": those of `Panning`, "steps": T}, where it was trained: `pan` plays
+            it there unless told otherwise.
     """
 
     choose: Callable[[np.ndarray], Sequence[float]]
@@ -107,8 +107,7 @@ class Policy:
     sparsity: tuple[float, ...] | None = None
     needs_effective: bool = True
     formulation: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    steps: int | None = None
+    trained_in: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, state: np.ndarray) -> Sequence[float]:
         """The weights p for (SynFlow, SNIP, GraSP), from a state (7,) in float64."""
@@ -157,8 +156,7 @@ def _of_model(model: Any) -> Policy:
         needs_loss=True,
         sparsity=made.get("sparsity"),
         formulation=made.get("formulation", "paper"),
-        settings=made.get("settings", {}),
-        steps=made.get("steps"),
+        trained_in={name: made[name] for name in ("settings", "steps") if name in made},
     )
 
 
@@ -183,8 +181,7 @@ def as_policy(policy: Any, formulation: str = "paper") -> Policy:
             getattr(policy, "sparsity", None),
             getattr(policy, "needs_effective", True),
             getattr(policy, "formulation", None),
-            getattr(policy, "settings", {}),
-            getattr(policy, "steps", None),
+            getattr(policy, "trained_in", {}),
         )
     else:
         raise ValueError(

@@ -21,7 +21,7 @@ from lib.agent import AgentPolicy, load_policy, save_policy, train_agent
 from lib.environment import ACTIONS, PanningEnv, PanningPool, rollout
 from lib.methods import range_of
 from lib.networks.inspection import flatten
-from lib.panning import Panning, PanResult
+from lib.panning import Panning, PanResult, calibrate
 from lib.policies import as_policy, constant_policy, staged_policy
 from lib.study import grid
 from lib.study.agents import earn
@@ -697,7 +697,8 @@ def test_an_agent_prunes_with_the_settings_it_was_trained_with(
 ) -> None:
     env = make_env(**PRODUCT, temperature=70.0)
     td3, agent, _ = watch(env, steps=30)
-    assert agent.card["settings"] == PRODUCT and agent.steps == 4
+    assert agent.card["settings"] == PRODUCT
+    assert agent.trained_in == {"settings": PRODUCT, "steps": 4}
     policy = agent if kind == "agent" else td3
     expected = lib.pan(mlp, batches, 0.8, 4, policy=policy, method="rlpanning", **PRODUCT)
     for method in ("panning", "rlpanning"):
@@ -716,3 +717,43 @@ def test_an_agent_of_many_networks_is_one_that_any_network_can_use(make_env, mlp
     assert outcome((policy, episodes)) == outcome(train_agent(pool, 2, progress=False, **SETTINGS))
     assert policy.card["extremes"] == json.loads(json.dumps(pool.card()["extremes"]))
     assert lib.pan(mlp, batches, 0.8, policy=policy).sparsity == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize("method", ["iterative_fused", "panning_masked", "panning_product"])
+def test_a_method_that_is_named_is_what_its_name_says(
+    make_env, watch, mlp, batches, method
+) -> None:
+    """Whether the agent's environment was told of its settings or had them by default."""
+    own = {"reactivate": True, "gradients": "dense", "fusion": "sum", "score": "normalised"}
+    _, told, _ = watch(make_env(**own), steps=30)
+    _, untold, _ = watch(make_env(), steps=30)
+    chosen = lib.METHODS[method]
+    for agent in (told, untold):
+        found = lib.pan(mlp, batches, 0.8, 6, policy=agent, method=method)
+        process = Panning(
+            mlp, batches, 0.8, 6, reactivate=chosen.reactivate, gradients=chosen.gradients,
+            score=chosen.score, fusion=chosen.fusion,
+        )  # fmt: skip
+        expected = process.run(agent, range_of_process(process, agent))
+        assert torch.equal(found.masks.flat, expected.masks.flat)
+
+
+def range_of_process(process: Panning, agent: AgentPolicy) -> object:
+    return calibrate(process, agent.sparsity)
+
+
+def test_what_a_policy_calls_its_own_things_is_its_own_business(mlp, batches) -> None:
+    class Counting:
+        """A policy that counts its steps, and has settings."""
+
+        steps, settings = 0, {"verbose": True}
+
+        def __call__(self, state: np.ndarray) -> tuple[float, float, float]:
+            self.steps += 1
+            return 1.0, 0.5, 0.0
+
+    policy = Counting()
+    found = lib.pan(mlp, batches, 0.8, policy=policy)
+    assert policy.steps == len(found.history) == 100
+    plain = lib.pan(mlp, batches, 0.8, policy=constant_policy((1, 0.5, 0)))
+    assert torch.equal(found.masks.flat, plain.masks.flat)

@@ -1,6 +1,7 @@
 """What the tables say: each difference and correlation on tables whose answer is known."""
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_every_quantity_has_the_sign_with_which_it_should_go_along_with_the_accu
     assert found["mean"].tolist() == pytest.approx([1.0] * len(found))
     assert found["smallest"].tolist() == pytest.approx([1.0] * len(found))
     assert set(found["groups"]) == {4}
-    steps = {f"-loss after {what}" for what in ("20 steps", "100 steps", "20 steps, other images")}
+    steps = {f"-loss after {what}" for what in ("20 steps", "100 steps", "20 steps, another draw")}
     assert steps <= set(found.index)
 
 
@@ -410,6 +411,14 @@ def test_a_selection_is_judged_by_what_its_candidates_came_to() -> None:
     assert found["lost"].tolist() == pytest.approx([10, 0, 0])
     assert found["gained"].tolist() == pytest.approx([-5, 10, 0])
     assert found["a"].tolist() == [0, 0, 0] and found["b"].tolist() == [2, 2, 2]
+
+
+def test_a_trial_that_diverged_is_the_worst_of_all() -> None:
+    table = judged()
+    last = table["loss_after_20"] == table["loss_after_20"].max()
+    table.loc[last, "loss_after_20"] = math.nan
+    found = analysis.reward_correlations(table, ENVIRONMENT).set_index("what")
+    assert found.loc["-loss after 20 steps", "mean"] == pytest.approx(1)
 
 
 # --- who chooses the exponents -------------------------------------------------------------------

@@ -390,6 +390,19 @@ def test_the_card_of_a_pool_holds_the_range_of_every_network(pool) -> None:
     assert card["sparsity"] == [LOW, HIGH] and card["episode_steps"] == 3
 
 
+def test_a_model_trained_on_a_pool_is_calibrated_as_its_card_says(batches) -> None:
+    """Also where the networks differ in what their highest target is."""
+    envs = []
+    for width in (2, 30):
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, width),
+                                    torch.nn.ReLU(), torch.nn.Linear(width, 3))  # fmt: skip
+        envs.append(PanningEnv(model, batches, 2, (LOW, 1.0), calibration_steps=2))
+    made = PanningPool(envs)
+    assert envs[0].sparsity_range[1] < envs[1].sparsity_range[1] == made.card()["sparsity"][1]
+    assert list(made.action_space.panning["sparsity"]) == made.card()["sparsity"]
+    assert tuple(envs[0].action_space.panning["sparsity"]) == envs[0].sparsity_range
+
+
 def test_a_pool_is_of_one_kind(mlp, batches) -> None:
     with pytest.raises(ValueError, match="envs must hold at least one"):
         PanningPool([])

@@ -273,7 +273,12 @@ def test_a_stage_declares_whatever_else_its_notebook_reads_and_makes(path: Path)
     stage, source = stage_of(path), ast.unparse(tree(path))
     deps, outs = declared(stage, "deps"), declared(stage, "outs")
     agent = {f"data/agents/{PARAMS.environment.network}{end}" for end in (".pt", ".json")}
-    assert agent.issubset(outs) == ("save_policy(" in source)
+    saved = re.findall(r"save_policy\(.* / (?:'(\w+)'|params\.environment\.network)\)", source)
+    names = {name or PARAMS.environment.network for name in saved}
+    assert len(saved) == source.count("save_policy(")
+    assert {out for out in outs if out.startswith("data/agents/")} == {
+        f"data/agents/{name}{end}" for name in names for end in (".pt", ".json")
+    }
     assert agent.issubset(deps) == ("load_policy(" in source)
     assert ("benchmarks/results.csv" in deps) == ("speed.read()" in source)
     assert ("benchmarks/plain.py" in deps) == ("'plain.py'" in source)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from lib.methods import METHODS
 from lib.panning import Panning
-from lib.study import agents, checks, loops, plans, pruning, search
+from lib.study import agents, analysis, checks, loops, plans, pruning, search
 from lib.study.parameters import Parameters, load
 from lib.study.worlds import make_environment, make_policy
 
@@ -486,7 +486,7 @@ def test_exponents_are_learned_searched_and_judged_in_one_space(params) -> None:
 
 
 def test_exponents_are_chosen_apart_from_what_is_reported(params) -> None:
-    """On other images and networks than those that are learned on, and than those reported."""
+    """On images held out of the judged networks, and on networks that nobody has learned on."""
     decided = plans.exponent_judgements(params, CHOSEN, decide=True)
     reported = plans.exponent_judgements(params, CHOSEN)
     assert all(cell["holdout"] == params.exponents.holdout > 0 for _, cell in decided)
@@ -516,7 +516,7 @@ def test_a_pool_is_of_small_networks_that_differ(params) -> None:
 
 
 def test_agents_of_exponents_have_the_names_of_their_groups(params) -> None:
-    groups = plans.exponent_groups(params)
+    groups = analysis.exponent_groups(params.exponents)
     names = [f"{row['learner']}, {row['seed']}" for row, _ in plans.exponent_agents(params)]
     assert names == [name for own in list(groups.values())[:-1] for name in own]
 

@@ -168,7 +168,7 @@ def test_the_trace_of_the_tangent_kernel_is_the_squares_of_all_gradients(
     exact /= count
     assert exact > 0.1
     assert ntk_trace(mlp, masks, images, draws=4000) == pytest.approx(exact, rel=0.05)
-    assert ntk_trace(mlp, masks, images) == pytest.approx(exact, rel=0.8)
+    assert ntk_trace(mlp, masks, images) == pytest.approx(exact, rel=0.3)
     assert ntk_trace(mlp, masks, images) == ntk_trace(mlp, masks, images)
     assert ntk_trace(mlp, masks_of(mlp, some_mask(354, 0.0)), images) == 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.figures.style import LOOKS, in_order, percent
-from lib.study import analysis, parameters, plans
+from lib.study import analysis, parameters
 from lib.study.statistics import interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,8 +37,8 @@ def choosers() -> pd.DataFrame:
     """Who chooses exponents in the full study, against three numbers, see `analysis.choosers`."""
     table = pd.read_csv(ROOT / "data" / "results" / "full" / "exponents.csv")
     params = parameters.load(ROOT / "profiles" / "full.yaml")
-    groups = plans.exponent_groups(params)
-    return analysis.choosers(table, groups, plans.THREE, params.statistics.confidence)
+    groups = analysis.exponent_groups(params.exponents)
+    return analysis.choosers(table, groups, analysis.THREE, params.statistics.confidence)
 
 
 def facts(size: str = "") -> dict[str, float]:

@@ -50,6 +50,9 @@ def development(table: pd.DataFrame, candidates: list[str]) -> Figure:
     return figure
 
 
+SEARCH = style.Look("search", "#555555", "P")
+
+
 def foretold(pairs: pd.DataFrame, best: int = 4) -> Figure:
     """What foretells the accuracy of a policy's networks, alone and with the best companions.
 
@@ -99,13 +102,15 @@ def choosers(
             y, several = lines.index(row.policy), row.policy in groups
             learned = several and not row.policy.startswith("random")
             look = LOOKS["rlpanning"] if learned else LOOKS.get(row.policy, LOOKS["random"])
+            look = SEARCH if row.policy.startswith("search") else look
             ax.plot(row.difference, y, look.marker, color=look.color, ms=5)
             ax.plot([row.low, row.high], [y, y], color=look.color)
             if several:
                 own = mean[[each for each in groups[row.policy] if each in mean]] - mean[reference]
                 ax.plot(own, [y] * len(own), ".", color=look.color, alpha=0.6)
         ax.axvline(0, color="0.4", lw=0.8)
-        ax.set(title=task.replace(" on ", "\non "))
+        reach = max(2.0, 2.5 * found.loc[found["task"] == task, "difference"].abs().max())
+        ax.set(title=task.replace(" on ", "\non "), xlim=(-reach, reach))
         ax.grid(visible=False, axis="y")
     labels = [LOOKS[name].label if name in LOOKS else name for name in lines]
     axes[0, 0].set_yticks(range(len(lines)), labels)
@@ -114,8 +119,9 @@ def choosers(
     figure.supxlabel(f"accuracy minus that of {reference}, points", fontsize=size)
     style.note(
         figure,
-        f"test images, mean over sparsities; stars: agents, crosses: random policies, a dot each, "
-        f"or searches; bar: {style.percent(confidence)} t-interval over policies and networks",
+        "test images, mean over sparsities; stars: agents, x: random policies, plus: searches; "
+        f"dots: each of several; bar: {style.percent(confidence)} t-interval over networks, "
+        "and over policies where there are several, cut off at the edge",
     )
     return figure
 

@@ -136,7 +136,8 @@ def judge(
         sparsity: The target.
         training: How the networks are trained.
         trials: Rising numbers of training steps after which to measure the loss, see
-            `probes.trial`; with any, the sparse networks are also measured before training.
+            `probes.trial`, on the scoring batches, and on others drawn anew from the same images;
+            with any, the sparse networks are also measured before training.
         holdout: A fraction of the training images that takes the place of the test images, see
             `prune_and_train`.
         **world: The arguments of `make_environment`.
@@ -204,8 +205,8 @@ def _gaps_at_200(process: Panning) -> dict[str, float]:
 def random_policies(count: int, seed: int, linear: bool = False) -> dict[str, list]:
     """Random policies by name, as `make_policy` reads them: every other one is a table.
 
-    The weights p are log-uniform from 0.001 to 1, since in a sum their proportions matter, or
-    uniform; each of them is 0 one time in four: leaving a metric out is a choice of its own.
+    The weights p are log-uniform from 0.001 to 1, since in a sum their proportions matter, or with
+    `linear` uniform; each is 0 one time in four: leaving a metric out is a choice of its own.
     """
     generator = np.random.default_rng(seed)
 

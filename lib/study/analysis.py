@@ -1,5 +1,6 @@
 """What the tables say: differences, correlations, and what they are made of."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations_with_replacement
 
@@ -9,6 +10,8 @@ from . import parameters
 from .statistics import crossed, interval, paired, rank_correlation, spearman
 
 P = ["p_synflow", "p_snip", "p_grasp"]
+# The exponents of `panning_masked`, as the tables of the product's space call them.
+THREE = "1 ½ 0"
 # What an agent sees of its state, by column of the table of policies.
 SEEN = ["target_sparsity", "effective_sparsity", "loss_sparse", "grad_norm_sq_sparse", "iteration"]
 
@@ -62,7 +65,8 @@ def _foretellers(table: pd.DataFrame, environment: parameters.Environment) -> di
     }
     for column in table.columns[table.columns.str.startswith("loss_after_")]:
         steps, *elsewhere = column.removeprefix("loss_after_").split("_")
-        what[f"-loss after {steps} steps" + ", other images" * bool(elsewhere)] = -table[column]
+        name = f"-loss after {steps} steps" + ", another draw" * bool(elsewhere)
+        what[name] = -table[column].fillna(math.inf)  # where it diverged
     return what
 
 
@@ -250,6 +254,12 @@ def selections(table: pd.DataFrame, candidates: Sequence[str]) -> pd.DataFrame:
     parts = found.join(taken.astype(int)).groupby(["task", "sparsity"])
     means = parts[["best", "lost", "gained"]].mean()
     return means.join(parts[list(candidates)].sum()).reset_index()
+
+
+def exponent_groups(study: parameters.Exponents) -> dict[str, list[str]]:
+    """{way to train: the names of its agents}, and the random policies, as the tables have them."""
+    groups = {each.name: [f"{each.name}, {seed}" for seed in each.seeds] for each in study.learners}
+    return groups | {"random exponents": [f"random {seed}" for seed in range(3)]}
 
 
 def choosers(

@@ -394,10 +394,6 @@ def development(params: Parameters) -> Plan:
     return plan
 
 
-# The exponents of `panning_masked`, as the tables of the product's space call them.
-THREE = "1 ½ 0"
-
-
 def _space(params: Parameters, arena: parameters.Arena | None = None) -> dict[str, Any]:
     """The arguments of `make_environment` in the product's space, on an arena all but the seed."""
     study = params.exponents
@@ -452,17 +448,11 @@ def exponent_agents(params: Parameters) -> Plan:
     return plan
 
 
-def exponent_groups(params: Parameters) -> dict[str, list[str]]:
-    """{way to train: the names of its agents}, and the random policies, as the tables have them."""
-    groups = {
-        each.name: [f"{each.name}, {seed}" for seed in each.seeds]
-        for each in params.exponents.learners
-    }
-    return groups | {"random exponents": [f"random {seed}" for seed in range(3)]}
-
-
 def exponent_searches(params: Parameters) -> Plan:
-    """The best constant exponents and the best table, with an agent's reward and budget."""
+    """The best constant exponents and the best table on one network, `environment`'s.
+
+    With the reward of the learner `searched`, and its number of steps.
+    """
     study = params.exponents
     own = {name["learner"]: cell for name, cell in exponent_agents(params)}[study.searched]
     base = {key: own[key] for key in ("data", "environment", "scoring", "device", "settings")}

@@ -141,8 +141,9 @@ def prune_and_train(
         if isinstance(chosen, AgentPolicy) and check is None and not holdout:
             place = {"network": network, "width": width, "fraction": fraction, "seed": seed}
             place |= {"data": data, "scoring": scoring, "device": device}
-            place |= {"settings": {**chosen.settings, **(settings or {})}}
-            place |= {"sparsities": chosen.sparsity, "steps": steps or chosen.steps}
+            own = chosen.trained_in
+            place |= {"settings": {**own["settings"], **(settings or {})}}
+            place |= {"sparsities": chosen.sparsity, "steps": steps or own.get("steps")}
             extremes = Extremes(**run_cell(measure_range, place))
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # dead: a result
             result = pan(

@@ -41,8 +41,8 @@ def search_policy(
 ) -> dict[str, Any]:
     """The constant p, or the table, with the highest mean return, by Optuna's TPE.
 
-    On the agent's own network, in as many steps of the environment as the agent has: `budget`. The
-    corners of the cube, each metric alone, are tried first.
+    On the network of `environment`, in as many steps as an agent has: `budget`. The corners of the
+    cube, each metric alone, are tried first.
 
     Args:
         budget: Steps of the environment.
