@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data.files import whole
-from .environment import VIEWS, AtTargets, PanningEnv, PanningPool
+from .environment import VIEWS, PanningEnv
 from .policies import ACTIONS
+from .pool import AtTargets, PanningPool
 from .scores import Extremes
 
 STATE, ACTION = 7, 3

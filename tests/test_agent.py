@@ -18,11 +18,12 @@ from torch import Tensor
 import lib
 from lib import agent as agents
 from lib.agent import AgentPolicy, load_policy, save_policy, train_agent
-from lib.environment import ACTIONS, PanningEnv, PanningPool, rollout
+from lib.environment import ACTIONS, PanningEnv, rollout
 from lib.methods import range_of
 from lib.networks.inspection import flatten
 from lib.panning import Panning, PanResult, calibrate
 from lib.policies import as_policy, constant_policy, staged_policy
+from lib.pool import PanningPool
 from lib.study import grid
 from lib.study.agents import earn
 from lib.study.worlds import make_policy

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from lib.methods import METHODS
 from lib.panning import Panning
-from lib.study import agents, analysis, checks, loops, plans, pruning, search
+from lib.study import agents, analysis, checks, exponents, loops, plans, pruning, search
 from lib.study.parameters import Parameters, load
 from lib.study.worlds import make_environment, make_policy
 
@@ -72,12 +72,12 @@ PLANS: dict[str, tuple[Callable, Callable[[Parameters], plans.Plan]]] = {
     "table searches": (search.search_stages, plans.table_searches),
     "tables found": (pruning.prune_and_train, found),
     "development": (pruning.prune_and_train, plans.development),
-    "rewards of exponents": (agents.judge, plans.exponent_rewards),
-    "agents of exponents": (agents.train_policy, plans.exponent_agents),
-    "searches of exponents": (search.search_policy, plans.exponent_searches),
-    "exponents, held out": (agents.judge, lambda p: plans.exponent_judgements(p, CHOSEN, True)),
-    "exponents": (agents.judge, lambda p: plans.exponent_judgements(p, CHOSEN)),
-    "rivals of exponents": (pruning.prune_and_train, plans.exponent_rivals),
+    "rewards of exponents": (agents.judge, exponents.rewards),
+    "agents of exponents": (agents.train_policy, exponents.learners),
+    "searches of exponents": (search.search_policy, exponents.searches),
+    "exponents, held out": (agents.judge, lambda p: exponents.judgements(p, CHOSEN, True)),
+    "exponents": (agents.judge, lambda p: exponents.judgements(p, CHOSEN)),
+    "rivals of exponents": (pruning.prune_and_train, exponents.rivals),
 }
 TRAINED = [name for name, (function, _) in PLANS.items() if function is pruning.prune_and_train]
 
@@ -479,28 +479,28 @@ def test_exponents_are_learned_searched_and_judged_in_one_space(params) -> None:
     for cell in worlds:
         assert cell["environment"].steps == study.steps
         assert study.settings.items() <= cell["settings"].items()
-    own = {row["learner"]: cell for row, cell in plans.exponent_agents(params)}[study.searched]
-    for row, cell in plans.exponent_searches(params):
+    own = {row["learner"]: cell for row, cell in exponents.learners(params)}[study.searched]
+    for row, cell in exponents.searches(params):
         assert cell["budget"] == own["agent"].steps and cell["environment"] == own["environment"]
         assert ("edges" in cell) == row["policy"].endswith("schedule")
 
 
 def test_exponents_are_chosen_apart_from_what_is_reported(params) -> None:
     """On images held out of the judged networks, and on networks that nobody has learned on."""
-    decided = plans.exponent_judgements(params, CHOSEN, decide=True)
-    reported = plans.exponent_judgements(params, CHOSEN)
+    decided = exponents.judgements(params, CHOSEN, decide=True)
+    reported = exponents.judgements(params, CHOSEN)
     assert all(cell["holdout"] == params.exponents.holdout > 0 for _, cell in decided)
     assert all(cell["holdout"] == 0 for _, cell in reported)
     learned = {params.environment.seed, params.exponents.evaluate_seed}
-    for _, cell in plans.exponent_agents(params):
+    for _, cell in exponents.learners(params):
         learned |= {place["seed"] for place in cell.get("networks", ())}
-    rewarded = {cell["seed"] for _, cell in plans.exponent_rewards(params)}
+    rewarded = {cell["seed"] for _, cell in exponents.rewards(params)}
     seeds = [{cell["seed"] for _, cell in plan} for plan in (decided, reported)]
     for one, other in itertools.combinations([learned, rewarded, *seeds], 2):
         assert not one & other
     paired = {(row["task"], row["sparsity"], row["seed"]) for row, _ in reported}
     assert paired == {
-        (row["task"], row["sparsity"], row["seed"]) for row, _ in plans.exponent_rivals(params)
+        (row["task"], row["sparsity"], row["seed"]) for row, _ in exponents.rivals(params)
     }
 
 
@@ -508,7 +508,7 @@ def test_a_pool_is_of_small_networks_that_differ(params) -> None:
     for learner in params.exponents.learners:
         if learner.networks is None:
             continue
-        drawn = plans._drawn(params, learner.networks)
+        drawn = exponents._drawn(params, learner.networks)
         low, high = learner.networks.widths
         assert len({place["seed"] for place in drawn}) == len(drawn) == learner.networks.count
         assert all(low <= place["width"] <= high for place in drawn)
@@ -517,7 +517,7 @@ def test_a_pool_is_of_small_networks_that_differ(params) -> None:
 
 def test_agents_of_exponents_have_the_names_of_their_groups(params) -> None:
     groups = analysis.exponent_groups(params.exponents)
-    names = [f"{row['learner']}, {row['seed']}" for row, _ in plans.exponent_agents(params)]
+    names = [f"{row['learner']}, {row['seed']}" for row, _ in exponents.learners(params)]
     assert names == [name for own in list(groups.values())[:-1] for name in own]
 
 

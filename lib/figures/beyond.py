@@ -1,5 +1,6 @@
 """The figures of notebook 07: candidates for a fixed fusion, and agents that choose one."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -73,11 +74,7 @@ def foretold(pairs: pd.DataFrame, best: int = 4) -> Figure:
     }
     figure, ((ax,),) = style.panels(1, 1, 0.032 * len(names) + 0.12)
     style.heat(ax, names, places, cells, Normalize(-1, 1))
-    breaks = {", ": ",\n", " on ": "\non ", "LeNet-300": "LeNet-\n300"}
-    labels = list(places)
-    for short, broken in breaks.items():
-        labels = [label.replace(short, broken) for label in labels]
-    ax.set_xticks(range(len(places)), labels)
+    ax.set_xticks(range(len(places)), [textwrap.fill(place, 8) for place in places])
     style.note(figure, "rank correlation with the accuracy of random policies' networks")
     return figure
 

@@ -58,6 +58,12 @@ def jacobian_singular_values(
     return torch.linalg.svdvals(jacobians.flatten(2))
 
 
+def some_of(inputs: Tensor) -> Tensor:
+    """A hundred images or so of a batch: a Jacobian is large if there are many."""
+    return inputs[:: max(1, len(inputs) // 100)]
+
+
+@plainly()
 @torch.enable_grad()
 def ntk_trace(
     model: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor, draws: int = 20

@@ -10,13 +10,14 @@ from torch import nn
 
 from ..agent import train_agent
 from ..data.files import root
-from ..environment import PanningEnv, PanningPool, Reward, rollout
+from ..environment import PanningEnv, Reward, rollout
 from ..masks import Mask
 from ..metrics import Batch, grad_norm_sq, loss_and_gradient, synflow
 from ..networks import probes
 from ..networks.inspection import unflatten
 from ..panning import Panning
 from ..policies import STAGES, as_policy
+from ..pool import PanningPool
 from . import parameters
 from .grid import digest, outdated
 from .pruning import OTHER, train_and_test
@@ -177,7 +178,7 @@ def _before_training(model: nn.Module, kept: Mask, batch: Batch) -> dict[str, fl
     that runs through the last layer.
     """
     loss, gradients = loss_and_gradient(model, kept.flat, batch, 1.0)
-    some = batch[0][:: max(1, len(batch[0]) // 100)]  # a Jacobian is large if classes are many
+    some = probes.some_of(batch[0])
     singular = probes.jacobian_singular_values(model, kept, some)
     *_, last = unflatten(synflow(model, kept.flat, batch) * kept.flat, kept).values()
     return {

@@ -81,19 +81,24 @@ class Metrics(Section):
     sparsities: tuple[float, ...]
 
 
-class Task(Section):
-    """A network on a data set, and how it is pruned and trained there."""
+class Ground(Section):
+    """A network on a data set, and the sparsities to which it is pruned there."""
 
     name: str
     data: str
     network: str
     width: float
+    sparsities: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+
+class Task(Ground):
+    """One on which methods are compared, and how it is trained."""
+
     epochs: int
     batch_size: int
     weight_decay: float
-    sparsities: tuple[float, ...]
     methods: tuple[str, ...] = Field(description='names in lib.METHODS, or "panning+shuffled"')
-    seeds: tuple[int, ...]
     per_class: int = Field(description="samples of each class in a scoring batch")
 
 
@@ -103,15 +108,9 @@ class Comparison(Section):
     tasks: tuple[Task, ...]
 
 
-class Place(Section):
-    """A network on a data set that is pruned, not trained."""
+class Place(Ground):
+    """One that is pruned, not trained."""
 
-    name: str
-    data: str
-    network: str
-    width: float
-    sparsities: tuple[float, ...]
-    seeds: tuple[int, ...]
     methods: tuple[str, ...] = Field(description="names in plans.VETOES")
 
 
@@ -265,16 +264,10 @@ class Development(Section):
     holdout: float = Field(description="of the training images, for the accuracy that decides")
 
 
-class Arena(Section):
-    """A network on a data set on which policies are judged."""
+class Arena(Ground):
+    """One on which policies are judged."""
 
-    name: str
-    data: str
-    network: str
-    width: float
     epochs: int
-    sparsities: tuple[float, ...]
-    seeds: tuple[int, ...]
     per_class: int = Field(description="samples of each class in a scoring batch")
 
 

@@ -7,8 +7,6 @@ function that computes them. `grid.tabulate` runs it.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ..methods import METHODS
 from ..policies import STAGES
 from . import checks as sanity
@@ -28,7 +26,7 @@ SUBSETS = {
 }
 
 
-def _base(params: Parameters, network: str, **training: Any) -> dict[str, Any]:
+def trained(params: Parameters, network: str, **training: Any) -> dict[str, Any]:
     """The arguments of `prune_and_train` that a whole plan shares."""
     return {
         "data": params.data.name,
@@ -39,7 +37,7 @@ def _base(params: Parameters, network: str, **training: Any) -> dict[str, Any]:
     }
 
 
-def _method(params: Parameters, name: str, agent: Any = None) -> dict[str, Any]:
+def pruned_by(params: Parameters, name: str, agent: Any = None) -> dict[str, Any]:
     """The arguments of `prune_and_train` that make a method; `agent` is RLPanning's policy."""
     name, _, check = name.partition("+")
     cell: dict[str, Any] = {"method": name}
@@ -56,7 +54,7 @@ def _method(params: Parameters, name: str, agent: Any = None) -> dict[str, Any]:
 def _of_task(params: Parameters, task: parameters.Task) -> dict[str, Any]:
     """The arguments of `prune_and_train` that a task sets."""
     taught = {"epochs": task.epochs, "batch_size": task.batch_size}
-    base = _base(params, task.network, weight_decay=task.weight_decay, **taught)
+    base = trained(params, task.network, weight_decay=task.weight_decay, **taught)
     scoring = params.scoring.changed(per_class=task.per_class)
     return base | {"data": task.data, "width": task.width, "scoring": scoring}
 
@@ -82,7 +80,7 @@ def comparison(params: Parameters, agents: Mapping[int, Any] | None = None) -> P
             for rho in (0.0,) if method == "dense" else task.sparsities:
                 for seed in task.seeds:
                     cell = base | {"sparsity": rho, "seed": seed}
-                    cell |= _method(params, method, (agents or {}).get(seed))
+                    cell |= pruned_by(params, method, (agents or {}).get(seed))
                     row = {"task": task.name, "method": method, "sparsity": rho, "seed": seed}
                     plan.append((row, cell))
     return plan
@@ -187,7 +185,8 @@ def world(params: Parameters, name: str | None = None) -> dict[str, Any]:
     }
 
 
-def _home(params: Parameters) -> dict[str, Any]:
+def home(params: Parameters) -> dict[str, Any]:
+    """The network that agents train on, all but its seed."""
     return {"network": params.environment.network, "width": params.environment.width}
 
 
@@ -223,7 +222,7 @@ def returns(params: Parameters, policies: Mapping[str, Mapping[str, Any]]) -> Pl
         (
             {"settings": each.name, "seed": seed},
             world(params, each.name)
-            | _home(params)
+            | home(params)
             | {"policies": policies[each.name], "seed": seed}
             | {"sparsities": params.learning.sparsities},
         )
@@ -237,7 +236,7 @@ def rewards(params: Parameters) -> Plan:
     study = params.reward
     policies = list(random_policies(study.policies, seed=0).items())
     size = 10  # this many share a network and its scores
-    base = world(params) | _home(params)
+    base = world(params) | home(params)
     base["environment"] = params.environment.changed(steps=study.steps)
     base |= {"training": params.training.changed(epochs=study.epochs), "trials": study.trials}
     return [
@@ -295,8 +294,8 @@ def transfers(params: Parameters, policies: Mapping[str, Mapping[str, Any]]) -> 
 def ablations(params: Parameters) -> Plan:
     """One thing of Panning with the hand-made policy changed at a time."""
     study, scoring = params.ablations, params.scoring
-    base = _base(params, study.network, epochs=study.epochs)
-    panning = _method(params, "panning")
+    base = trained(params, study.network, epochs=study.epochs)
+    panning = pruned_by(params, "panning")
 
     def setting(**values: Any) -> dict[str, Any]:
         return {"settings": panning["settings"] | values}
@@ -331,11 +330,11 @@ def ablations(params: Parameters) -> Plan:
 def checks(params: Parameters) -> Plan:
     """Claim C: each method, and each method deprived of one thing."""
     study = params.checks
-    base = _base(params, study.network, epochs=study.epochs)
+    base = trained(params, study.network, epochs=study.epochs)
     return [
         (
             {"method": name, "check": check or "unchanged", "sparsity": rho, "seed": seed},
-            base | {"sparsity": rho, "seed": seed, **_method(params, name), "check": check},
+            base | {"sparsity": rho, "seed": seed, **pruned_by(params, name), "check": check},
         )
         for name in study.methods
         for check in (None, *sanity.CHECKS)
@@ -347,7 +346,7 @@ def checks(params: Parameters) -> Plan:
 def table_searches(params: Parameters) -> Plan:
     """Searches over the fifteen numbers of the hand-made table; for `search_stages`."""
     study = params.search
-    base = _base(params, params.ablations.network, epochs=study.epochs)
+    base = trained(params, params.ablations.network, epochs=study.epochs)
     base |= {"steps": study.steps, "trials": study.trials, "holdout": study.holdout}
     base |= {"settings": {"schedule": params.panning.schedule}, "network_seed": 100}
     base["sparsities"] = params.ablations.sparsities
@@ -357,7 +356,7 @@ def table_searches(params: Parameters) -> Plan:
 def tables_found(params: Parameters, policies: Mapping[str, Any]) -> Plan:
     """The tables that searches found, on networks they have not seen."""
     study = params.ablations
-    base = _base(params, study.network, epochs=study.epochs) | _method(params, "panning")
+    base = trained(params, study.network, epochs=study.epochs) | pruned_by(params, "panning")
     return [
         (
             {"policy": name, "sparsity": rho, "seed": seed},
@@ -386,119 +385,9 @@ def development(params: Parameters) -> Plan:
                 cell["settings"] = {"schedule": params.panning.schedule} | own.settings
                 cell["scoring"] = base["scoring"].changed(**own.scoring)
             else:
-                cell = _method(params, name)
+                cell = pruned_by(params, name)
             for rho in task.sparsities:
                 for seed in task.seeds:
                     row = {"task": task.name, "method": name, "sparsity": rho, "seed": seed}
                     plan.append((row, base | cell | {"sparsity": rho, "seed": seed}))
-    return plan
-
-
-def _space(params: Parameters, arena: parameters.Arena | None = None) -> dict[str, Any]:
-    """The arguments of `make_environment` in the product's space, on an arena all but the seed."""
-    study = params.exponents
-    base = world(params) | {"environment": params.environment.changed(steps=study.steps)}
-    base["settings"] = base["settings"] | study.settings
-    if arena is not None:
-        base |= {"data": arena.data, "network": arena.network, "width": arena.width}
-        base["scoring"] = params.scoring.changed(per_class=arena.per_class)
-    return base
-
-
-def exponent_rewards(params: Parameters) -> Plan:
-    """Random policies of the product's space, judged by what a reward could see; for `judge`."""
-    study = params.exponents
-    policies = list(random_policies(study.policies, seed=0, linear=True).items())
-    size = 20  # this many share a network
-    plan = []
-    for arena in study.rewards:
-        base = _space(params, arena) | {"trials": study.trials, "holdout": study.holdout}
-        base["training"] = params.training.changed(epochs=arena.epochs)
-        for rho in arena.sparsities:
-            for seed in arena.seeds:
-                for start in range(0, len(policies), size):
-                    some = dict(policies[start : start + size])
-                    row = {"task": arena.name, "sparsity": rho, "seed": seed}
-                    plan.append((row, base | {"sparsity": rho, "seed": seed, "policies": some}))
-    return plan
-
-
-def _drawn(params: Parameters, pool: parameters.Pool) -> list[dict[str, Any]]:
-    """The networks of a pool, as plain values."""
-    low, high = np.log(pool.widths)
-    widths = np.exp(np.random.default_rng(pool.seed).uniform(low, high, pool.count)).round(3)
-    network = params.environment.network
-    return [
-        {"network": network, "width": float(width), "seed": pool.seed + index}
-        for index, width in enumerate(widths)
-    ]
-
-
-def exponent_agents(params: Parameters) -> Plan:
-    """Agents of the product's space; for `train_policy`."""
-    study, plan = params.exponents, []
-    home = _home(params) | {"seed": study.evaluate_seed, "sparsities": study.evaluate_at}
-    for each in study.learners:
-        changes = {"steps": study.steps, **each.environment}
-        base = _space(params) | {"environment": params.environment.changed(**changes)}
-        base |= {"agent": params.agent.changed(**each.agent), "evaluation": home}
-        if each.networks is not None:
-            base["networks"] = _drawn(params, each.networks)
-        plan += [({"learner": each.name, "seed": x}, base | {"seed": x}) for x in each.seeds]
-    return plan
-
-
-def exponent_searches(params: Parameters) -> Plan:
-    """The best constant exponents and the best table on one network, `environment`'s.
-
-    With the reward of the learner `searched`, and its number of steps.
-    """
-    study = params.exponents
-    own = {name["learner"]: cell for name, cell in exponent_agents(params)}[study.searched]
-    base = {key: own[key] for key in ("data", "environment", "scoring", "device", "settings")}
-    base |= {"budget": own["agent"].steps, "sparsities": study.evaluate_at, "seed": 0}
-    edges = [row[0] for row in params.panning.stages]
-    return [
-        ({"policy": "search, constant"}, base),
-        ({"policy": "search, schedule"}, base | {"edges": edges}),
-    ]
-
-
-def exponent_judgements(
-    params: Parameters, policies: Mapping[str, Any], decide: bool = False
-) -> Plan:
-    """Policies of the product's space, by the networks that they make; for `judge`.
-
-    Args:
-        params: The profile.
-        policies: {name: plain policy}.
-        decide: Where the best agent is chosen, by held-out images, instead of by the test images.
-    """
-    study = params.exponents
-    plan: Plan = []
-    for arena in study.decided if decide else study.reported:
-        base = _space(params, arena) | {"policies": dict(policies)}
-        base["training"] = params.training.changed(epochs=arena.epochs)
-        base["holdout"] = study.holdout if decide else 0.0
-        for rho in arena.sparsities:
-            for seed in arena.seeds:
-                row = {"task": arena.name, "sparsity": rho, "seed": seed}
-                plan.append((row, base | {"sparsity": rho, "seed": seed}))
-    return plan
-
-
-def exponent_rivals(params: Parameters) -> Plan:
-    """Other methods on the networks on which policies of the product's space are compared."""
-    study = params.exponents
-    plan: Plan = []
-    for arena in study.reported:
-        base = _base(params, arena.network, epochs=arena.epochs)
-        base |= {"data": arena.data, "width": arena.width}
-        base["scoring"] = params.scoring.changed(per_class=arena.per_class)
-        for name in study.rivals:
-            for rho in arena.sparsities:
-                for seed in arena.seeds:
-                    row = {"task": arena.name, "policy": name, "sparsity": rho, "seed": seed}
-                    cell = base | _method(params, name) | {"sparsity": rho, "seed": seed}
-                    plan.append((row, cell))
     return plan
