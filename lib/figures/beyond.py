@@ -74,7 +74,8 @@ def foretold(pairs: pd.DataFrame, best: int = 4) -> Figure:
     }
     figure, ((ax,),) = style.panels(1, 1, 0.032 * len(names) + 0.12)
     style.heat(ax, names, places, cells, Normalize(-1, 1))
-    ax.set_xticks(range(len(places)), [textwrap.fill(place, 8) for place in places])
+    labels = [textwrap.fill(place.replace(",", ""), 8) for place in places]
+    ax.set_xticks(range(len(places)), labels, fontsize=mpl.rcParams["legend.fontsize"] - 1)
     style.note(figure, "rank correlation with the accuracy of random policies' networks")
     return figure
 
