@@ -22,7 +22,14 @@ from lib.policies import STAGES, staged_policy
 from lib.study import agents, grid
 from lib.study.agents import earn, evaluate, judge, random_policies, train_policy
 from lib.study.pruning import prune_and_train
-from lib.study.worlds import load, make_batches, make_environment, make_network, make_policy
+from lib.study.worlds import (
+    load,
+    make_batches,
+    make_environment,
+    make_network,
+    make_policy,
+    unscored_batches,
+)
 
 HERE = PLACE | {"width": 0.15}  # wide enough to learn
 LEARNING = TRAINING.changed(epochs=10, batch_size=10, learning_rate=0.3, weight_decay=0.0)
@@ -294,7 +301,7 @@ def test_with_trials_the_network_is_looked_at_before_training(toy) -> None:
     assert plain["effective_sparsity"] == process.effective_sparsity
     expected = {f"final_{key}": value for key, value in process.observe()._asdict().items()}
     train_set, _ = load("digits", "cpu")
-    others = make_batches(train_set, SCORING, 1001)
+    others = unscored_batches(train_set, SCORING, 1)
     looked_at = [bank.batches, others]
     losses = probes.trial(bank.model, process.effective, bank.batches, [0, 5], looked_at)
     for steps, (here, there) in zip((0, 5), losses, strict=True):

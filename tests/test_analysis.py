@@ -102,7 +102,7 @@ def test_every_quantity_has_the_sign_with_which_it_should_go_along_with_the_accu
     assert found["mean"].tolist() == pytest.approx([1.0] * len(found))
     assert found["smallest"].tolist() == pytest.approx([1.0] * len(found))
     assert set(found["groups"]) == {4}
-    steps = {f"-loss after {what}" for what in ("20 steps", "100 steps", "20 steps, another draw")}
+    steps = {f"-loss after {what}" for what in ("20 steps", "100 steps", "20 steps, other images")}
     assert steps <= set(found.index)
 
 

@@ -1,5 +1,7 @@
 """What a cell works on comes from plain values: policies and environments."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,13 @@ from torch import Tensor
 from lib.networks.inspection import flatten
 from lib.study import parameters
 from lib.study.agents import evaluate
-from lib.study.worlds import load, make_environment, make_policy
+from lib.study.worlds import (
+    load,
+    make_batches,
+    make_environment,
+    make_policy,
+    unscored_batches,
+)
 
 SCORING = parameters.Scoring(per_class=2, count=2, temperature=70.0)
 ENVIRONMENT = parameters.load().environment.changed(
@@ -98,3 +106,33 @@ def test_a_fraction_of_the_images_is_all_that_an_environment_sees(toy) -> None:
 def test_too_small_a_fraction_for_a_scoring_batch_is_refused(toy) -> None:
     with pytest.raises(ValueError, match="per_class: a scoring batch wants 2 samples of class 0"):
         make_environment(**WORLD, **PLACE, fraction=0.05)
+
+
+# --- images that no score has seen ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.1])
+def test_unscored_batches_share_no_image_with_the_scored_ones(fraction: float) -> None:
+    train_set = load("digits", "cpu")[0].subset(fraction, 1)
+    scoring = SCORING.changed(per_class=3, count=3)
+    numbered = replace(  # an image that is its own number, so that equal images do not matter
+        train_set,
+        images=torch.arange(len(train_set), dtype=torch.float32).view(-1, 1, 1, 1),
+        mean=(0.0,),
+        std=(1 / 255,),
+    )
+    seen, unseen = (draw(numbered, scoring, 1) for draw in (make_batches, unscored_batches))
+    first, second = ({round(float(i)) for x, _ in own for i in x} for own in (seen, unseen))
+    assert first and second and not first & second
+    assert len(unseen) == 3
+    for images, labels in unseen:
+        assert labels.bincount().tolist() == [len(labels) // 10] * 10
+        assert train_set.targets[images.flatten().round().long()].equal(labels)
+    again = unscored_batches(numbered, scoring, 1)
+    assert all(x.equal(y) for (x, _), (y, _) in zip(unseen, again, strict=True))
+
+
+def test_where_every_image_is_scored_none_is_left_to_look_at() -> None:
+    train_set = load("digits", "cpu")[0].subset(0.01, 1)  # one or two of each class
+    with pytest.raises(ValueError, match="scoring: 9 batches of 1 .* leave none"):
+        unscored_batches(train_set, SCORING.changed(per_class=1, count=9), 1)

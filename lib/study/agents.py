@@ -20,8 +20,8 @@ from ..policies import STAGES, as_policy
 from ..pool import PanningPool
 from . import parameters
 from .grid import digest, outdated
-from .pruning import OTHER, train_and_test
-from .worlds import load, make_batches, make_environment, make_policy
+from .pruning import train_and_test
+from .worlds import load, make_environment, make_policy, unscored_batches
 
 TERMS = tuple(f"reward_{term}" for term in Reward._fields)
 Policy = Callable[[np.ndarray], Sequence[float]]
@@ -137,8 +137,8 @@ def judge(
         sparsity: The target.
         training: How the networks are trained.
         trials: Rising numbers of training steps after which to measure the loss, see
-            `probes.trial`, on the scoring batches, and on others drawn anew from the same images;
-            with any, the sparse networks are also measured before training.
+            `probes.trial`, on the scoring batches, and on as many of other images; with any, the
+            sparse networks are also measured before training.
         holdout: A fraction of the training images that takes the place of the test images, see
             `prune_and_train`.
         **world: The arguments of `make_environment`.
@@ -153,7 +153,7 @@ def judge(
     if holdout:
         train_set, test_set = train_set.split(holdout, seed)
     train_set = train_set.subset(world.get("fraction", 1.0), seed)
-    others = make_batches(train_set, world["scoring"], OTHER + seed) if trials else []
+    others = unscored_batches(train_set, world["scoring"], seed) if trials else []
     rows = []
     for name, policy in policies.items():
         row = {"policy": name} | earn(env, make_policy(policy), sparsity)

@@ -65,7 +65,7 @@ def _foretellers(table: pd.DataFrame, environment: parameters.Environment) -> di
     }
     for column in table.columns[table.columns.str.startswith("loss_after_")]:
         steps, *elsewhere = column.removeprefix("loss_after_").split("_")
-        name = f"-loss after {steps} steps" + ", another draw" * bool(elsewhere)
+        name = f"-loss after {steps} steps" + ", other images" * bool(elsewhere)
         what[name] = -table[column].fillna(math.inf)  # where it diverged
     return what
 

@@ -4,11 +4,13 @@ Everything random in them comes from a seed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from ..agent import AgentPolicy
 from ..data import sources
@@ -46,6 +48,32 @@ def make_network(
 def make_batches(train_set: ImageSet, scoring: parameters.Scoring, seed: int) -> list[Batch]:
     """The scoring batches of a profile, by seed."""
     return scoring_batches(train_set, train_set.num_classes, scoring.per_class, scoring.count, seed)
+
+
+def unscored_batches(train_set: ImageSet, scoring: parameters.Scoring, seed: int) -> list[Batch]:
+    """As many scoring batches of images of which `make_batches`, with the same seed, draws none.
+
+    Where few images are left, a batch has fewer of each class.
+
+    Raises:
+        ValueError: Of some class none is left.
+    """
+    classes = train_set.num_classes
+    # The draw depends on the classes alone, so that the same one can be made of indices.
+    indices = TensorDataset(torch.arange(len(train_set)), train_set.targets.cpu())
+    drawn = scoring_batches(indices, classes, scoring.per_class, scoring.count, seed)
+    left = torch.ones(len(train_set), dtype=torch.bool)
+    left[torch.cat([index for index, _ in drawn])] = False
+    left = left.to(train_set.targets.device)
+    rest = replace(train_set, images=train_set.images[left], targets=train_set.targets[left])
+    fewest = int(rest.targets.bincount(minlength=classes).min())
+    if not fewest:
+        raise ValueError(
+            f"scoring: {scoring.count} batches of {scoring.per_class} images of each class leave "
+            "none to look at; ask for fewer, or for no trials"
+        )
+    fewer = scoring.changed(per_class=min(scoring.per_class, fewest))
+    return make_batches(rest, fewer, seed)
 
 
 def make_policy(description: Any) -> Callable:
