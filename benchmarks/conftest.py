@@ -11,12 +11,12 @@ from torch.nn import functional
 from lib.data.images import ImageSet, load_data, scoring_batches
 from lib.networks.architectures import build_model
 from lib.networks.inspection import prunable
-from lib.study import engine
+from lib.study import process
 
 
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
-    engine.setup()
+    process.setup()
     yield
     torch.set_num_threads(1)
 

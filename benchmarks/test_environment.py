@@ -13,7 +13,7 @@ from benchmarks.conftest import World
 from lib.agent import train_agent
 from lib.environment import PanningEnv, rollout
 from lib.policies import random_policy
-from lib.study import engine
+from lib.study import process
 
 
 @pytest.mark.parametrize(("network", "threads"), [("lenet5", 1), ("lenet5", 2), ("resnet32", 2)])
@@ -37,7 +37,7 @@ def test_environment_step(world, timed, network: str, threads: int, form: str) -
 
 def train(form: str, seed: int, steps: int) -> float:
     """TD3 on LeNet-5, a gradient step for each step of the environment; seconds it takes."""
-    engine.setup()
+    process.setup()
     there = World("lenet5")
     settings = {"steps": steps, "hidden": (256, 256), "batch_size": 256, "learning_starts": 1}
     if form == "plain":

@@ -97,10 +97,10 @@ import re, torch
 from pathlib import Path
 from benchmarks import plain
 from benchmarks.conftest import World
-from lib.study import engine
+from lib.study import process
 from lib.panning import Panning
 from lib.policies import staged_policy
-engine.setup()
+process.setup()
 torch.set_num_threads(2)
 there = World({network!r})
 if {form!r} == "plain":

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from tqdm import tqdm
 
 from ..data.files import whole
 from ..data.images import ImageSet
-from .compaction import compacted
-from .inspection import mode_of, working_format
+from .compaction import Compacted, compacted
+from .inspection import copy_of, mode_of, working_format
+from .sparse import check, fastest, make_sparse
 
 # An optimiser, from the parameters, the learning rate, the momentum and the weight decay; and its
 # usual learning rate.
@@ -44,10 +46,12 @@ class History(list[float]):
         accuracy: On the test set, in 0..1; empty if none was given.
         test_loss: Mean cross-entropy on the test set; likewise.
         seconds: Since training began, without the time that testing took.
+        sparse: The layers that were trained in their sparse form.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.sparse: list[str] = []
         self.accuracy: list[float] = []
         self.test_loss: list[float] = []
         self.seconds: list[float] = []
@@ -95,6 +99,7 @@ def train(
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     compact: bool = True,
+    sparse: str | Collection[str] = (),
     test_set: ImageSet | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 0.0,
@@ -119,6 +124,9 @@ def train(
         momentum: Of SGD; Adam's β₁.
         weight_decay: On every parameter, added to its gradient.
         compact: Whether dead channels are left out of the training.
+        sparse: Layers that multiply by their kept weights alone, which gives the same weights up to
+            rounding: names, or "fastest" for those in which that is faster on this machine, by a
+            measurement that takes some ten steps; the history says which they were. On a CPU.
         test_set: Images on which the network is tested after each epoch. They change nothing in
             the training, and should decide nothing.
         checkpoint: A file for the state at the end of each epoch. If it is there already, training
@@ -134,7 +142,7 @@ def train(
 
     Raises:
         ValueError: The optimizer is unknown, a mask belongs to no parameter, or the checkpoint is
-            of another training, or damaged.
+            of another training, or damaged, or a layer has no sparse form.
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
@@ -144,7 +152,14 @@ def train(
         *(test_set, Path(checkpoint) if checkpoint is not None else None),
         *(checkpoint_seconds, progress),
     )
+    if sparse == "fastest" and checkpoint is not None:
+        raise ValueError(
+            "sparse: 'fastest' may choose other layers when a checkpoint is resumed; give their "
+            "names, which the history of a first epoch has in `sparse`"
+        )
     if masks is None:
+        if sparse:
+            raise ValueError("sparse: the kept weights are those of masks; give these, too")
         return _fit(model, {}, run)
     parameters = dict(model.named_parameters())
     if unknown := [name for name in masks if name not in parameters]:
@@ -152,18 +167,43 @@ def train(
             f"masks: the model has no parameter {unknown[0]!r}; leave masks out for a network that "
             "was pruned by apply_masks already"
         )
+    if sparse != "fastest":
+        check(model, masks, sparse)
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].mul_(mask)
-    if not compact:
-        return _fit(model, masks, run)
-    try:
-        small = compacted(model, masks, next(train_set.batches(1))[0])
-    except ValueError:  # a normalisation over dead channels, say: slower, and the same
-        return _fit(model, masks, run)
-    history = _fit(small.model, small.masks, run)
-    small.restore(model)
+    example = next(train_set.batches(1))[0]
+    small = Compacted(model, dict(masks), {})
+    if compact:
+        # A normalisation over dead channels, say: slower, and the same.
+        with suppress(ValueError):
+            small = compacted(model, masks, example)
+    if sparse:
+        if small.model is model:
+            small = small._replace(model=copy_of(model))
+        history = _fit_sparse(small, sparse, run)
+    else:
+        history = _fit(small.model, small.masks, run)
+    if small.model is not model:
+        small.restore(model)
     model.eval()
+    return history
+
+
+def _fit_sparse(small: Compacted, chosen: str | Collection[str], run: _Run) -> History:
+    """`_fit`, some of the layers in their sparse form."""
+    if chosen == "fastest":
+        # In order, so that the measurement draws from no generator.
+        chosen = fastest(small.model, small.masks, *next(run.train_set.batches(run.batch_size)))
+    undo = make_sparse(small.model, small.masks, chosen)
+    rest = {
+        name: m for name, m in small.masks.items() if name.removesuffix(".weight") not in chosen
+    }
+    try:
+        history = _fit(small.model, rest, run)
+    finally:
+        undo()
+    history.sparse = list(chosen)
     return history
 
 
@@ -286,6 +326,7 @@ class _Seam:
             random["cuda"] = torch.cuda.get_rng_state(device)
         state = {name: part.state_dict() for name, part in self.parts.items()}
         columns = {"train_loss": list(history), **vars(history)}
+        del columns["sparse"]
         with whole(self.path) as file:
             state |= {"identity": self.identity, "history": columns, "random": random}
             torch.save(state, file)
