@@ -28,7 +28,7 @@ class Method:
     """Settings of the loop."""
 
     p: tuple[float, float, float] | None  # None: a policy chooses
-    steps: int | None = 1  # None: as the caller asks, 100 by default
+    steps: int | None = 1  # T, unless the caller asks for another; None: 100
     reactivate: bool | float = False
     gradients: str = "dense"
     score: str = "absolute"
@@ -69,10 +69,11 @@ METHODS: dict[str, Method] = {
     "rlpanning": Method(None, steps=None, reactivate=True, score="normalised"),
     # Ours, not the paper's: the product of SynFlow and the square root of FORCE's score, in which
     # removed weights may return in the first half of the iterations. Chosen once, on other images
-    # and seeds than the reported ones (notebook 07).
+    # and seeds than the reported ones (notebook 07). Few iterations, since each has a backward pass
+    # of its own: a hundred are not shown to be better.
     "panning_masked": Method(
         None,
-        steps=None,
+        steps=14,
         reactivate=0.5,
         gradients="masked",
         score="normalised",
@@ -157,7 +158,8 @@ def pan(
             result's masks to `apply_masks`.
         batches: Scoring batches [(inputs, targets), ...], as `scoring_batches` makes them.
         sparsity: The fraction of prunable weights to remove, in [0, 1).
-        steps: T; by default that of an agent's training, otherwise 100, or 1 for one-shot methods.
+        steps: T; by default that of an agent's training, or the method's own: 1 for one-shot
+            methods, 14 for "panning_masked", 100 for the others. In a selection, T of the others.
         policy: `state -> p`; by default the method's own. For methods without a fixed p only. With
             "panning" and "rlpanning" an agent has the fusion, gradients, score, schedule and return
             of weights that it was trained with, unless they are given here; the temperature is the

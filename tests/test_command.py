@@ -94,6 +94,15 @@ def test_prune_gives_the_masks_of_the_cell_and_keeps_them(say, workspace) -> Non
     assert "Panning" in err  # the progress bar
 
 
+@pytest.mark.parametrize("method", ["synflow", "panning_masked"])
+def test_the_iterations_asked_for_are_those_of_any_method(method: str, workspace) -> None:
+    place = ["prune", *SMALL, "--sparsity", "0.9", "--method", method]
+    _, [(_, usual)] = command._only(command.parser().parse_args(place))
+    _, [(_, asked)] = command._only(command.parser().parse_args([*place, "--steps", "4"]))
+    assert usual["steps"] == (METHODS[method].steps or 100)
+    assert asked == usual | {"steps": 4}
+
+
 def test_prune_shows_a_table(say) -> None:
     status, out, _ = say("prune", *SMALL, "--sparsity", "0.9", "--method", "snip")
     assert status == 0

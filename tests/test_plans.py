@@ -214,6 +214,8 @@ def test_panning_has_the_table_the_steps_and_the_schedule_of_the_profile() -> No
                 assert cell["policy"] == table
                 seen += 1
     assert seen > 3
+    steps = {n["method"]: c["steps"] for n, c in plans.comparison(params) if "steps" in c}
+    assert steps["synflow"] == 7 and steps["panning_masked"] == METHODS["panning_masked"].steps
     for _, cell in plans.traces(params):
         assert (cell["steps"], cell["policy"]) == (7, table)
         assert cell["settings"]["schedule"] == "linear"

@@ -207,7 +207,9 @@ def test_a_fraction_of_the_images_is_all_that_scoring_and_training_see(run) -> N
     assert scored(seen.batches) <= as_set(seen.images)
 
 
-@pytest.mark.parametrize(("method", "steps"), [("snip", 1), ("random", 1), ("synflow", 3)])
+@pytest.mark.parametrize(
+    ("method", "steps"), [("snip", 1), ("random", 1), ("synflow", 3), ("panning_masked", 3)]
+)
 def test_the_number_of_iterations_is_for_methods_that_iterate(run, method, steps: int) -> None:
     assert len(run(method=method).result.history) == steps
 

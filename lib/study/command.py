@@ -80,7 +80,12 @@ def parser() -> argparse.ArgumentParser:
             help=f"share of weights to remove{several.replace('0,1,2', '0.9,0.99')}")  # fmt: skip
         add("--seed", "--seeds", dest="seeds", metavar="N", type=_list(int),
             help=f"of network, batches and training{several}")  # fmt: skip
-        add("--steps", metavar="T", type=int, help="iterations, of methods that iterate")
+        add(
+            "--steps",
+            metavar="T",
+            type=int,
+            help="iterations, of methods that iterate; by default the profile's, or a method's own",
+        )
         add("--agent", metavar="PATH", help="for rlpanning; data/agents/lenet300 is shipped")
         if name == "prune":
             add("--save", metavar="PATH", help="write the masks to PATH.npz and PATH.json")
@@ -197,6 +202,9 @@ def _plan(arguments: argparse.Namespace) -> tuple["Parameters", "Plan"]:
             print("panning: rlpanning is left out; --agent names one", file=sys.stderr)
     if arguments.methods:
         plan = [(row, cell) for row, cell in plan if row["method"] in arguments.methods]
+    if arguments.steps is not None:  # also for a method that has a T of its own
+        changed = {"steps": arguments.steps}
+        plan = [(row, cell | changed if "steps" in cell else cell) for row, cell in plan]
     for name in dict.fromkeys(cell["data"] for _, cell in plan):
         if not sources.folder_of(name).is_dir():
             sources.fetch(name, params.data.test_size, params.data.split_seed)
@@ -243,7 +251,7 @@ def _prune(arguments: argparse.Namespace) -> None:
         make_network(cell["network"], cell["width"], seed, train_set, cell["device"]),
         make_batches(train_set, scoring, seed),
         cell["sparsity"],
-        cell["steps"] if METHODS[method].steps is None else None,
+        None if METHODS[method].steps == 1 else cell["steps"],
         policy=make_policy(cell["policy"]) if "policy" in cell else None,
         method=method,
         progress=True,

@@ -43,7 +43,8 @@ def pruned_by(params: Parameters, name: str, agent: Any = None) -> dict[str, Any
     cell: dict[str, Any] = {"method": name}
     if name == "dense":
         return cell | {"sparsity": 0.0}
-    cell |= {"steps": params.panning.steps, "settings": {"schedule": params.panning.schedule}}
+    steps = METHODS[name].steps or params.panning.steps
+    cell |= {"steps": steps, "settings": {"schedule": params.panning.schedule}}
     if name == "rlpanning":
         cell["policy"] = agent
     elif METHODS[name].stages == STAGES:  # the profile's table takes the place of the paper's

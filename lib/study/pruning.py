@@ -150,7 +150,7 @@ def prune_and_train(
                 model,
                 batches,
                 sparsity,
-                steps if METHODS[method].steps is None else None,
+                None if METHODS[method].steps == 1 else steps,
                 policy=chosen,
                 method=method,
                 extremes=extremes,
