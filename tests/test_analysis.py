@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.study import analysis
+from lib.study import analysis, parameters
 from lib.study.statistics import crossed, interval
 
 ENVIRONMENT = SimpleNamespace(alpha=100.0, grad_weight=0.2)
@@ -491,3 +491,27 @@ def test_policies_that_a_task_does_not_have_are_left_out_there() -> None:
     found = analysis.choosers(table, groups, "1 ½ 0", 0.95).set_index(["task", "policy"])
     assert list(found.loc["two"].index) == ["learned"]
     assert found.loc[("two", "learned"), "policies"] == 2
+
+
+# --- how few iterations --------------------------------------------------------------------------
+
+
+def test_fewer_iterations_are_compared_with_the_candidate_that_differs_in_them_alone() -> None:
+    def candidate(name: str, steps: int, half: float = 0.5) -> parameters.Candidate:
+        same = {"settings": {"fusion": "product"}, "scoring": {}}
+        return parameters.Candidate(name=name, p=(1.0, half, 0.0), steps=steps, **same)
+
+    candidates = [candidate("long", 100), candidate("few", 14), candidate("other", 14, 0.25)]
+    gains = {("a", 0): 2.0, ("a", 1): 4.0, ("b", 0): -3.0}  # in points, by task and seed
+    rows = [
+        {"task": task, "seed": seed, "method": name, "sparsity": rho, "accuracy": 0.8 + part / 100}
+        for (task, seed), gain in gains.items()
+        for rho, more in ((0.9, 1.0), (0.99, -1.0))
+        for name, part in (("long", 0.0), ("few", gain + more), ("other", 9.0))
+    ]
+    found = analysis.fewer_iterations(pd.DataFrame(rows), candidates, 100, 0.95)
+    (row,) = found.to_dict("records")
+    assert (row["method"], row["steps"], row["networks"]) == ("few", 14, 3)
+    assert (row["difference"], row["a"], row["b"]) == pytest.approx((1.0, 3.0, -3.0))
+    assert (row["low"], row["high"]) == pytest.approx(interval([2.0, 4.0, -3.0], 0.95)[1:])
+    assert analysis.fewer_iterations(pd.DataFrame(rows), candidates[:1], 100, 0.95).empty

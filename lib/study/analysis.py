@@ -231,6 +231,34 @@ def standing(table: pd.DataFrame, rivals: Collection[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(order, ascending=[False, True], ignore_index=True)
 
 
+def fewer_iterations(
+    table: pd.DataFrame, candidates: Sequence[parameters.Candidate], whole: int, confidence: float
+) -> pd.DataFrame:
+    """Notebook 07: candidates of fewer iterations minus those that differ from them in T alone.
+
+    Args:
+        table: The development table: task, method, sparsity, seed, accuracy.
+        candidates: Those of the profile.
+        whole: T of those that they are compared with.
+        confidence: Of the interval, over tasks and seeds.
+
+    Returns:
+        One row per candidate: `method`, `steps`, `difference` in points, mean over the networks,
+        `low`, `high`; `networks`, how many; and a column per task.
+    """
+    accuracy = 100 * table.pivot_table(index=["task", "seed"], columns="method", values="accuracy")
+    rows = []
+    for few in candidates:
+        same = (c for c in candidates if c == few.changed(name=c.name, steps=whole) and c != few)
+        for many in same:
+            gaps = (accuracy[few.name] - accuracy[many.name]).dropna()
+            middle, low, high = interval(gaps, confidence)
+            row = {"method": few.name, "steps": few.steps, "difference": middle}
+            row |= {"low": low, "high": high, "networks": len(gaps)}
+            rows.append(row | gaps.groupby("task", sort=False).mean().to_dict())
+    return pd.DataFrame(rows)
+
+
 def selections(table: pd.DataFrame, candidates: Sequence[str]) -> pd.DataFrame:
     """Notebook 02: at each sparsity of each task, how good the choices of a trial are.
 
