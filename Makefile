@@ -2,7 +2,7 @@
 # minutes). Inside a conda environment (environment.yml) call the commands themselves: `dvc repro`.
 
 .DEFAULT_GOAL := all
-.PHONY: all rebuild full rebuild-full readme pipeline unlock test test-all bench experiments lab lint lock clean help
+.PHONY: all rebuild full rebuild-full readme pipeline unlock test test-all data-fashion bench experiments lab lint lock clean help
 
 # The Python of a new environment: `make PYTHON=python3.13`.
 PYTHON ?= python3.11
@@ -47,11 +47,17 @@ test: .venv/.tested  ## Run the tests that take no more than some minutes in all
 test-all: .venv/.tested  ## Run every test, as continuous integration does
 	$(workers)
 
-bench: .venv/.tested  ## Measure speed anew on a quiet machine (twenty to fifty minutes), then draw it
+data-fashion: .venv/.installed  ## Put FashionMNIST into data/raw/ (apt-get install dataset-fashion-mnist, or a network)
+	python -c "from lib.data import sources; sources.fetch('fashion_mnist')"
+
+# On a GPU: `make bench DEVICE=cuda`.
+DEVICE ?= cpu
+bench: .venv/.tested  ## Measure speed anew on a quiet machine (some twenty-five minutes), then draw it
 	mkdir -p .cache
 	python -m lib.study.fetch params.yaml
-	python -m pytest benchmarks --benchmark-json=.cache/benchmarks.json
-	python -m benchmarks.report .cache/benchmarks.json
+	-$(MAKE) --no-print-directory data-fashion
+	python -m pytest benchmarks --device=$(DEVICE) --benchmark-json=.cache/benchmarks.json
+	python -m benchmarks.report .cache/benchmarks.json --device=$(DEVICE)
 	dvc repro speed
 
 experiments: .venv/.installed  ## Show what experiments changed, and their headline numbers

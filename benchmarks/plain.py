@@ -58,6 +58,29 @@ def synflow(model: nn.Module, mask: Tensor, shape: torch.Size) -> Tensor:
     return theta * flatten(torch.autograd.grad(total, list(weights.values())))
 
 
+def snip_of_masked(
+    model: nn.Module, mask: Tensor, batch: Batch, temperature: float = 200.0
+) -> Tensor:
+    """SNIP's scores, the gradients being those of the masked network."""
+    theta = flatten(prunable(model)).detach()
+    model = copy.deepcopy(model).train()
+    weights = prunable(model)
+    weights = set_weights(model, unflatten(theta * mask, weights))
+    loss = functional.cross_entropy(model(batch[0]) / temperature, batch[1])
+    return theta * flatten(torch.autograd.grad(loss, list(weights.values())))
+
+
+def masked_product(
+    model: nn.Module, mask: Tensor, batch: Batch, target: float, returns: bool
+) -> Tensor:
+    """One iteration of `panning_masked`, ours: Z(SynFlow) times the root of masked Z(SNIP)."""
+    scores = z(synflow(model, mask, batch[0].shape)) * z(snip_of_masked(model, mask, batch)).sqrt()
+    if not returns:
+        scores[~mask] = -torch.inf
+    kept = torch.topk(scores, kept_count(len(mask), target)).indices
+    return torch.zeros_like(mask).index_fill(0, kept, True)
+
+
 def iteration(
     model: nn.Module, mask: Tensor, batch: Batch, p: Sequence[float], target: float
 ) -> Tensor:
@@ -69,9 +92,7 @@ def iteration(
         for weight, metric in zip(p[1:], snip_and_grasp(model, batch), strict=True):
             scores = scores + weight * z(metric)
     kept = torch.topk(scores, kept_count(len(mask), target)).indices
-    mask = torch.zeros_like(mask)
-    mask[kept] = True
-    return mask
+    return torch.zeros_like(mask).index_fill(0, kept, True)
 
 
 def pan(
@@ -86,6 +107,17 @@ def pan(
     for t, target in enumerate(targets(sparsity, steps, "exponential")):
         state = np.array([np.nan] * 4 + [target, np.nan, np.nan])
         mask = iteration(model, mask, batches[t % len(batches)], policy(state), target)
+    return mask
+
+
+def pan_masked(
+    model: nn.Module, batches: Sequence[Batch], sparsity: float, steps: int = 14
+) -> Tensor:
+    """The whole loop of `panning_masked`: weights return in the first half. (N,) bool."""
+    mask = torch.ones(sum(w.numel() for w in prunable(model).values()), dtype=torch.bool)
+    for t, target in enumerate(targets(sparsity, steps, "exponential")):
+        batch = batches[t % len(batches)]
+        mask = masked_product(model, mask, batch, target, returns=t < steps // 2)
     return mask
 
 

@@ -22,17 +22,18 @@ def test_environment_step(world, timed, network: str, threads: int, form: str) -
     """Over an episode to 99 % with a random policy, the batches' dense scores known."""
     torch.set_num_threads(threads)
     there = world(network)
+    unit = there.training_step()
     steps = 100 if network == "lenet5" else 20
     what = {"network": network, "weights": there.weights, "what": "environment step"}
     if form == "plain":
         env = plain.PlainEnv(there.model, there.batches, 0.99, steps)
         env.reset()
         action = np.zeros(3, np.float32)
-        timed(lambda: (env.step(action), env.reset()), 3.0, form=form, **what)
+        timed(lambda: (env.step(action), env.reset()), unit, form=form, **what)
     else:
         env = PanningEnv(there.model, there.batches, steps, 0.99, calibration_steps=5)
         policy = random_policy(0)
-        timed(lambda: rollout(env, policy, 0.99), 6.0, steps, form=form, **what)
+        timed(lambda: rollout(env, policy, 0.99), unit, 6.0, steps, form=form, **what)
 
 
 def train(form: str, seed: int, steps: int) -> float:

@@ -25,10 +25,28 @@ from lib.data import sources
 from lib.data.images import ImageSet
 from lib.study import process
 
+CLONE = Path(__file__).parents[1]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _reproducible() -> None:
     process.setup()
+
+
+@pytest.fixture(autouse=True)
+def _no_images_of_the_clone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
+    """A fresh clone has no images: what `make` has put into data/raw/ is hidden from the tests."""
+    bare, found = tmp_path_factory.getbasetemp() / "clone", sources.root
+    monkeypatch.setattr(sources, "root", lambda: bare if found() == CLONE else found())
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> tuple[ImageSet, ImageSet]:
+    """The training and the test images of "digits", which scikit-learn brings."""
+    found, folder = sources.DATASETS["digits"], tmp_path_factory.mktemp("digits")
+    found.source.fetch(folder, 1000, 0)
+    parts = (found.source.read(folder, train) for train in (True, False))
+    return tuple(ImageSet(*part, found.num_classes, found.mean, found.std) for part in parts)
 
 
 @pytest.fixture
@@ -179,7 +197,7 @@ def image_set() -> ImageSet:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty repository with the committed params.yaml, in which the test runs."""
-    shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
+    shutil.copy(CLONE / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PANNING_REBUILD", raising=False)
     return tmp_path
@@ -234,6 +252,9 @@ def _mnist(cls: type, classes: int, counts: dict, folder: Path, monkeypatch) -> 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_idx(array))
             resources.append((path.name, _md5(path.read_bytes())))
+            if cls.__name__ == "FashionMNIST":
+                unpacked = hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest()
+                monkeypatch.setitem(sources.FASHION, path.stem, unpacked)
     assert {name for name, _ in cls.resources} == {name for name, _ in resources}
     monkeypatch.setattr(cls, "resources", resources)
     return written

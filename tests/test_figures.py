@@ -230,8 +230,8 @@ class Study:
         return self.drawn(table, p_synflow=(0, 1), p_snip=(0, 1), p_grasp=(0, 1))
 
     def measured(self) -> pd.DataFrame:
-        def row(what, value, form="fast", method=None, sparsity=None, threads=2):
-            place = {"network": "lenet5", "weights": 1000, "threads": threads, "unit": "s"}
+        def row(what, value, form="fast", method=None, sparsity=None, beside=2.0):
+            place = {"network": "lenet5", "weights": 1000, "threads": 2, "beside": beside}
             return place | {
                 "what": what, "value": value, "form": form, "method": method,
                 "sparsity": sparsity, "kept": {"snip": 0, "grasp": 5}.get(method, 20),
@@ -239,15 +239,30 @@ class Study:
 
         return pd.DataFrame(
             [
-                row("training step", 2.0, "plain"), row("training step", 1.0),
+                row("training step", 1.0), row("agent step", 7.0, beside=np.nan),
                 row("panning iteration", 6.0, "plain"), row("panning iteration", 0.5),
-                row("synflow", 0.25), row("training", 3.0, "plain", "dense", 0.0, 1),
-                row("training", 1.2, "fast", "dense", 0.0, 1),
-                row("training", 0.4, "fast", "panning", 0.98, 1),
-                row("training", 1.2, "fast", "panning", 0.99, 1),
-                row("training", 0.2, "fast", "grasp", 0.98, 1),
-                row("training", 0.1, "fast", "snip", 0.98, 1),
+                row("pruning", 80.0, "plain", "panning_masked"),
+                row("pruning", 20.0, "fast", "panning_masked"), row("synflow", 0.25),
+                row("training", 0.4, "cut", "panning", 0.98, 1.2),
+                row("training", 1.2, "cut", "panning", 0.99, 1.2),
+                row("training", 0.6, "cut", "panning_masked", 0.98, 1.2),
+                row("training", 0.3, "sparse", "panning_masked", 0.98, 1.2),
+                row("training", 0.2, "cut", "grasp", 0.98, 1.2),
+                row("training", 0.1, "cut", "snip", 0.98, 1.2),
             ]
+        )  # fmt: skip
+
+    def race(self) -> pd.DataFrame:
+        """Two epochs of each run, the sparse one later by its pruning; one network if tiny."""
+        return pd.DataFrame(
+            {
+                "network": network, "sparsity": rho, "epochs": epochs, "pruning": 5 * rho,
+                "epoch": i + 1, "accuracy": 0.7 + 0.1 * i - 0.05 * rho,
+                "seconds": 5 * rho + (i + 1) * (1 if rho else 3),
+            }
+            for network in (("lenet5",) if self.tiny else ("lenet300", "lenet5"))
+            for rho, epochs in [(0.0, 2), (0.0, 1), (0.98, 2)]
+            for i in range(epochs)
         )  # fmt: skip
 
 
@@ -277,6 +292,7 @@ FIGURES: dict[Callable[..., Figure], Callable[[Study], list]] = {
     beyond.development: lambda s: [s.developed(), ["1 1 0", "1 .5 0, none"]],
     speed.panning_cost: lambda s: [s.measured()],
     speed.training_speedup: lambda s: [s.measured()],
+    speed.race: lambda s: [s.race()],
 }
 
 
@@ -672,26 +688,60 @@ def test_checks_are_points_against_the_method_unchanged() -> None:
 
 def test_times_are_in_plain_training_steps() -> None:
     found = speed.in_steps(Study(tiny=False).measured())
-    assert list(found["steps"]) == [1.0, 0.5, 3.0, 0.25, 0.125]
+    assert list(found["steps"]) == [0.5, 3.0, 0.25, 40.0, 10.0, 0.125]
+
+
+def test_all_of_pruning_is_a_hundred_iterations_or_what_our_method_takes() -> None:
+    found = speed.prunings(Study(tiny=False).measured()).set_index(["method", "form"])["steps"]
+    assert found.to_dict() == {
+        ("panning", "plain"): 300, ("panning", "fast"): 25,
+        ("panning_masked", "plain"): 40, ("panning_masked", "fast"): 10,
+    }  # fmt: skip
 
 
 def test_a_speed_up_is_against_the_dense_step_in_the_same_layout() -> None:
     """And a dead network, SNIP's, has none; GraSP's wasted mask is ringed."""
     table = Study(tiny=False).measured()
-    found = speed.speedups(table).set_index(["method", "sparsity"])["speedup"]
+    found = speed.speedups(table).set_index(["method", "form", "sparsity"])["speedup"]
     assert found.to_dict() == pytest.approx(
-        {("panning", 0.98): 3.0, ("panning", 0.99): 1.0, ("grasp", 0.98): 6.0}
-    )
+        {
+            ("panning", "cut", 0.98): 3.0, ("panning", "cut", 0.99): 1.0,
+            ("panning_masked", "cut", 0.98): 2.0, ("panning_masked", "sparse", 0.98): 4.0,
+            ("grasp", "cut", 0.98): 6.0,
+        }
+    )  # fmt: skip
     rings = [line for line in speed.training_speedup(table).axes[0].lines
              if line.get_markersize() == 9]  # fmt: skip
     assert [ring.get_ydata().tolist() for ring in rings] == [[pytest.approx(6.0)]]
 
 
 def test_breaking_even() -> None:
-    """100 iterations are 50 dense steps, 1.25 epochs of 40; each sparse step saves 2/3 of one."""
-    found = speed.break_even(Study(tiny=False).measured(), 100, 4000).set_index("sparsity")
-    assert found["pruning"].to_dict() == pytest.approx({0.98: 1.25, 0.99: 1.25})
-    assert found["epochs"].to_dict() == pytest.approx({0.98: 1.875, 0.99: float("inf")})
+    """Panning: 100 iterations are 50 dense steps, 1.25 epochs of 40; each sparse step saves 2/3."""
+    table = speed.break_even(Study(tiny=False).measured(), 4000)
+    found = table.set_index(["method", "form", "sparsity"])
+    assert found["pruning"].to_dict() == pytest.approx(
+        {
+            ("panning", "cut", 0.98): 1.25, ("panning", "cut", 0.99): 1.25,
+            ("panning_masked", "cut", 0.98): 0.5, ("panning_masked", "sparse", 0.98): 0.5,
+        }
+    )  # fmt: skip
+    assert found["epochs"].to_dict() == pytest.approx(
+        {
+            ("panning", "cut", 0.98): 1.875, ("panning", "cut", 0.99): float("inf"),
+            ("panning_masked", "cut", 0.98): 1.0, ("panning_masked", "sparse", 0.98): 2 / 3,
+        }
+    )  # fmt: skip
+
+
+def test_a_race_begins_with_the_pruning() -> None:
+    table = Study(False).race()
+    figure = speed.race(table)
+    assert len(figure.axes) == 2
+    for ax in figure.axes:
+        drawn = {line.get_label(): line.get_xdata().tolist() for line in ax.lines}
+        assert drawn == {
+            "dense, 2 epochs": [3, 6], "dense, 1 epochs": [3], "98 %": pytest.approx([5.9, 6.9]),
+        }  # fmt: skip
 
 
 def test_agents_are_dots_around_their_mean_against_the_reference() -> None:

@@ -281,6 +281,7 @@ def test_a_stage_declares_whatever_else_its_notebook_reads_and_makes(path: Path)
     }
     assert agent.issubset(deps) == ("load_policy(" in source)
     assert ("benchmarks/results.csv" in deps) == ("speed.read()" in source)
+    assert ("benchmarks/race.csv" in deps) == ("speed.read('race')" in source)
     assert ("benchmarks/plain.py" in deps) == ("'plain.py'" in source)
     assert (f"data/raw/{PARAMS.data.name}" in deps) == (path.name[:2] not in {"05", "06"})
     draws = re.findall(r"(?<!\.)\bsave\(.+, '(\w+)'\)", source)

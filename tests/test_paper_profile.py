@@ -30,6 +30,7 @@ from lib.study.tables import Results
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "profiles" / "paper.yaml"
 PAPER = parameters.load(FILE)
+FASHION = dict(sources.FASHION)
 TASKS = PAPER.comparison.tasks
 # Where a scoring batch of the authors' program has another number of samples a class than 10.
 PER_CLASS = {
@@ -204,6 +205,9 @@ def test_the_notebook_runs_such_a_profile(workspace: Path, fetched: Callable[[st
     for folder in ("lib", "tools", "benchmarks", "notebooks"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, workspace / folder, ignore=ignored)
+    known = workspace / "lib/data/sources.py"
+    for name, digest in FASHION.items():  # of the files just made up
+        known.write_text(known.read_text().replace(digest, sources.FASHION[name]))
     (workspace / "executed/full").mkdir(parents=True)
     (workspace / "profiles").mkdir()
     (workspace / "profiles/full.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))

@@ -1,9 +1,11 @@
 """Every data set is read from the files its makers publish; what is missing or damaged is named."""
 
 import functools
+import gzip
 import hashlib
 import importlib
 import re
+import shutil
 import urllib.request
 import zipfile
 from urllib.error import URLError
@@ -22,8 +24,9 @@ def md5(data: bytes) -> str:
 
 
 @pytest.fixture
-def offline(monkeypatch):
-    """A machine without a network, which says so at once; counts the attempts."""
+def offline(monkeypatch, tmp_path):
+    """A machine without a network, which says so at once, or packages; counts the attempts."""
+    monkeypatch.setattr(sources, "DEBIAN", tmp_path / "no package")
     attempts = []
 
     def refuse(request, *_, **__):
@@ -188,6 +191,71 @@ def test_a_published_file_damaged_since_is_named_with_what_to_do(
     largest.write_bytes(spoil(largest.read_bytes()))
     with pytest.raises((ValueError, FileNotFoundError), match=rf"raw/{name}\b.*dvc repro data`"):
         load_data(name)
+
+
+# --- FashionMNIST from Debian's package ----------------------------------------------------------
+
+
+@pytest.fixture
+def debian(published, offline, tmp_path, monkeypatch) -> tuple:
+    """What is in a package of FashionMNIST, packed anew; its folder; and where files should go."""
+    written = published("fashion_mnist")
+    raw = sources.folder_of("fashion_mnist") / "FashionMNIST" / "raw"
+    package = tmp_path / "package"
+    package.mkdir()
+    for path in raw.glob("*.gz"):
+        (package / path.name).write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 1))
+        path.unlink()
+    monkeypatch.setattr(sources, "DEBIAN", package)
+    return written, package, raw
+
+
+def test_fashion_mnist_comes_from_debians_package(debian, offline) -> None:
+    written, _, raw = debian
+    fetch("fashion_mnist")
+    assert not offline
+    assert {path.name for path in raw.iterdir()} == set(sources.FASHION)
+    for found, part in zip(load_data("fashion_mnist"), ("train", "test"), strict=True):
+        assert torch.equal(found.images, written[part][0])
+        assert torch.equal(found.targets, written[part][1])
+
+
+def test_files_that_are_there_come_before_the_package(debian, offline) -> None:
+    _, package, raw = debian
+    shutil.copytree(package, raw, dirs_exist_ok=True)
+    for path in package.iterdir():
+        path.write_bytes(b"never read")
+    fetch("fashion_mnist")
+    for path in raw.glob("*.gz"):
+        path.unlink()
+    fetch("fashion_mnist")  # unpacked already
+    assert not offline and len(load_data("fashion_mnist")[0]) == 6
+
+
+def test_a_damaged_package_is_named_with_what_to_do(debian, offline) -> None:
+    _, package, raw = debian
+    path = package / "train-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="package/train-images.* is damaged .*install `dataset-f"):
+        fetch("fashion_mnist")
+    assert not (raw / path.stem).exists() and not offline
+
+
+@pytest.mark.parametrize("name", sorted(sources.FASHION))
+def test_other_contents_than_fashion_mnists_are_refused(debian, offline, name: str) -> None:
+    fetch("fashion_mnist")
+    path = debian[2] / name
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(ValueError, match=rf"{name} is damaged \(its sha256 is .* delete it and"):
+        fetch("fashion_mnist")
+    path.unlink()
+    fetch("fashion_mnist")
+
+
+def test_without_package_and_network_the_error_names_the_package(workspace, offline) -> None:
+    with pytest.raises(RuntimeError, match="apt-get install dataset-fashion-mnist"):
+        fetch("fashion_mnist")
 
 
 # --- Tiny-ImageNet -------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib.data.images import load_data, scoring_batches
+from lib.data.images import scoring_batches
 from lib.methods import pan
 from lib.networks import sparse
 from lib.networks.architectures import build_model
@@ -94,8 +94,8 @@ def test_a_layer_in_two_places_is_sparse_in_both() -> None:
 
 
 @pytest.fixture(scope="module")
-def images():
-    train_set, test_set = load_data("digits")
+def images(digits):
+    train_set, test_set = digits
     return train_set.subset(0.2), test_set
 
 

@@ -112,8 +112,8 @@ def test_too_small_a_fraction_for_a_scoring_batch_is_refused(toy) -> None:
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.1])
-def test_unscored_batches_share_no_image_with_the_scored_ones(fraction: float) -> None:
-    train_set = load("digits", "cpu")[0].subset(fraction, 1)
+def test_unscored_batches_share_no_image_with_the_scored_ones(fraction: float, digits) -> None:
+    train_set = digits[0].subset(fraction, 1)
     scoring = SCORING.changed(per_class=3, count=3)
     numbered = replace(  # an image that is its own number, so that equal images do not matter
         train_set,
@@ -132,7 +132,7 @@ def test_unscored_batches_share_no_image_with_the_scored_ones(fraction: float) -
     assert all(x.equal(y) for (x, _), (y, _) in zip(unseen, again, strict=True))
 
 
-def test_where_every_image_is_scored_none_is_left_to_look_at() -> None:
-    train_set = load("digits", "cpu")[0].subset(0.01, 1)  # one or two of each class
+def test_where_every_image_is_scored_none_is_left_to_look_at(digits) -> None:
+    train_set = digits[0].subset(0.01, 1)  # one or two of each class
     with pytest.raises(ValueError, match="scoring: 9 batches of 1 .* leave none"):
         unscored_batches(train_set, SCORING.changed(per_class=1, count=9), 1)

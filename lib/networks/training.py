@@ -45,7 +45,8 @@ class History(list[float]):
     Attributes:
         accuracy: On the test set, in 0..1; empty if none was given.
         test_loss: Mean cross-entropy on the test set; likewise.
-        seconds: Since training began, without the time that testing took.
+        seconds: Since `train` was called, without the time that testing took; all that it does
+            before the first step is in it.
         sparse: The layers that were trained in their sparse form.
     """
 
@@ -84,6 +85,7 @@ class _Run:
     checkpoint: Path | None
     checkpoint_seconds: float
     progress: bool
+    began: float  # on the performance counter
 
 
 def train(
@@ -150,7 +152,7 @@ def train(
     run = _Run(
         *(train_set, seed, epochs, batch_size, optimizer, rate, momentum, weight_decay),
         *(test_set, Path(checkpoint) if checkpoint is not None else None),
-        *(checkpoint_seconds, progress),
+        *(checkpoint_seconds, progress, time.perf_counter()),
     )
     if sparse == "fastest" and checkpoint is not None:
         raise ValueError(
@@ -226,7 +228,7 @@ def _fit(model: nn.Module, masks: Mapping[str, Tensor], run: _Run) -> History:
     if run.checkpoint is not None:
         seam = _Seam(run, model, masks, {"optimiser": optimiser, "schedule": schedule}, generator)
         history = seam.resume(device)
-    began = time.perf_counter() - (history.seconds[-1] if history else 0.0)
+    began = time.perf_counter() - history.seconds[-1] if history else run.began
     epochs = range(len(history), run.epochs)
     for _ in tqdm(epochs, desc="Training", disable=not run.progress):
         total = torch.zeros((), device=device)
