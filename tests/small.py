@@ -2,7 +2,9 @@
 
 from lib.study.parameters import Agent, Compute, Environment, Scoring, Training
 
-COMPUTE = Compute(device="cpu", workers=1, engine="joblib", address="auto", gpus_per_cell=0.0)
+COMPUTE = Compute(
+    device="cpu", workers=1, engine="joblib", address="auto", gpus_per_cell=0.0, archive=None
+)
 SCORING = Scoring(per_class=2, count=2, temperature=200.0)
 TRAINING = Training(
     epochs=1,

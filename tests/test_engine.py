@@ -17,10 +17,11 @@ def on(engine: str, workers: int = 1, gpus_per_cell: float = 0.0) -> Compute:
     return Compute(
         **{"device": "cpu", "workers": workers, "engine": engine, "address": "auto"},
         gpus_per_cell=gpus_per_cell,
+        archive=None,
     )
 
 
-@pytest.fixture(params=["joblib", "ray"])
+@pytest.fixture(params=["joblib", pytest.param("ray", marks=pytest.mark.slow)])
 def compute(request) -> Compute:
     if request.param == "ray":
         request.getfixturevalue("cluster")

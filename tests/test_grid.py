@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import re
 import shutil
@@ -15,17 +16,20 @@ import pytest
 import torch
 
 from lib.policies import targets
-from lib.study import engine, grid, parameters
+from lib.study import archive, engine, grid, parameters
 from lib.study.pruning import prune_and_train
 
 LIB = Path(grid.__file__).parents[1]
 CELLS = [{"sparsity": rho, "steps": 3} for rho in (0.9, 0.5, 0.99)]
 
 
-def compute(device: str, workers: int, engine: str = "joblib") -> parameters.Compute:
+def compute(
+    device: str, workers: int, engine: str = "joblib", archive: str | None = None
+) -> parameters.Compute:
     return parameters.Compute(
         **{"device": device, "workers": workers, "engine": engine, "address": "auto"},
         gpus_per_cell=0.0,
+        archive=archive,
     )
 
 
@@ -38,9 +42,9 @@ def computed(workspace, monkeypatch) -> list[dict]:
     """The cells that are computed, in a workspace, as they are."""
     calls, real = [], grid._compute
 
-    def note(function: Callable, cell: dict, path: Path, folder: Path) -> object:
+    def note(function: Callable, cell: dict, *rest: object) -> object:
         calls.append(cell)
-        return real(function, cell, path, folder)
+        return real(function, cell, *rest)
 
     monkeypatch.setattr(grid, "_compute", note)
     return calls
@@ -82,7 +86,7 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize("engine", ["joblib", "ray"])
+@pytest.mark.parametrize("engine", ["joblib", pytest.param("ray", marks=pytest.mark.slow)])
 def test_results_depend_neither_on_the_number_of_workers_nor_on_the_engine(
     toy, workspace, request, engine: str
 ) -> None:
@@ -118,6 +122,54 @@ def test_there_is_a_worker_for_each_core_or_as_many_as_asked_but_no_idle_one(
 
 
 # --- what is kept --------------------------------------------------------------------------------
+
+ARCHIVE = "data/cells/some.jsonl"
+
+
+def test_finished_cells_go_on_with_the_next_clone(computed, workspace, monkeypatch) -> None:
+    expected = run(CELLS[:2], archive=ARCHIVE)
+    lines = (workspace / ARCHIVE).read_text().splitlines()
+    assert len(lines) == 2 and lines == sorted(lines)
+    shutil.rmtree(workspace / ".cache")
+    computed.clear()
+    assert run(CELLS, archive=ARCHIVE)[:2] == expected
+    assert computed == CELLS[2:]
+    assert len((workspace / ARCHIVE).read_text().splitlines()) == 3
+    shutil.rmtree(workspace / ".cache")
+    computed.clear()
+    monkeypatch.setenv("PANNING_REBUILD", "1")  # computes everything anew, whatever was kept
+    assert run(CELLS[:2], archive=ARCHIVE) == expected and computed == CELLS[:2]
+    assert len((workspace / ARCHIVE).read_text().splitlines()) == 3
+
+
+def test_cells_of_other_code_are_taken_on_request_alone(computed, workspace, monkeypatch) -> None:
+    expected = run(CELLS[:1], archive=ARCHIVE)
+    path = workspace / ARCHIVE
+    older = json.loads(path.read_text()) | {"code": "0", "result": "older"}
+    path.write_text(json.dumps(older) + "\n")
+    shutil.rmtree(workspace / ".cache")
+    monkeypatch.setenv("PANNING_ANY_CODE", "1")
+    assert run(CELLS[:1], archive=ARCHIVE) == ["older"]
+    monkeypatch.delenv("PANNING_ANY_CODE")
+    assert run(CELLS[:1], archive=ARCHIVE) == expected
+    assert len(path.read_text().splitlines()) == 2  # both, each with its code
+    shutil.rmtree(workspace / ".cache")
+    monkeypatch.setenv("PANNING_ANY_CODE", "1")
+    assert run(CELLS[:1], archive=ARCHIVE) == expected  # its own comes first
+
+
+def test_what_json_cannot_hold_is_not_archived(workspace) -> None:
+    archive.add(workspace / ARCHIVE, archive.Line("f", "{}", "0", torch.zeros(2)))
+    assert not (workspace / ARCHIVE).exists()
+
+
+def test_a_damaged_line_of_an_archive_is_named(workspace) -> None:
+    run(CELLS[:2], archive=ARCHIVE)
+    path = workspace / ARCHIVE
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{first}\n{second[:20]}\n")
+    with pytest.raises(ValueError, match="compute.archive: line 2 of .*some.jsonl is damaged"):
+        run(CELLS, archive=ARCHIVE)
 
 
 def test_a_finished_cell_is_read_and_not_computed_again(computed, workspace) -> None:

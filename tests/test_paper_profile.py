@@ -146,7 +146,16 @@ SMALL = {"compute": {"workers": 1}, "panning": {"steps": 2}}
 SMALL |= {"scoring": {"per_class": 1, "count": 2}}
 
 
-@pytest.mark.parametrize("index", range(len(TASKS)), ids=[task.name for task in TASKS])
+SLOW = ("vgg19", "resnet32")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pytest.param(i, id=task.name, marks=[pytest.mark.slow] if task.network in SLOW else [])
+        for i, task in enumerate(TASKS)
+    ],
+)
 def test_a_task_runs_from_the_published_files_to_its_rows(
     fetched: Callable[[str], None], index: int
 ) -> None:

@@ -23,7 +23,7 @@ FULL = "profiles/full/dvc.yaml"
 MARK = "PANNING_STARTED_IN"  # in the environment of all that is started, and of what that starts
 
 # The copy is one: its tests share a worker of pytest-xdist.
-pytestmark = pytest.mark.xdist_group("pipeline")
+pytestmark = [pytest.mark.xdist_group("pipeline"), pytest.mark.slow]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -197,7 +197,6 @@ def test_killed_amid_its_cells_a_stage_goes_on_and_ends_with_the_same_bytes(clon
 KILLS = int(os.environ.get("PANNING_KILLS", 8))  # more than a few take patience
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
 def test_killed_at_random_moments_the_next_repro_ends_with_the_same_bytes(
     clone: Path, sign: signal.Signals
@@ -225,7 +224,6 @@ def test_killed_at_random_moments_the_next_repro_ends_with_the_same_bytes(
     assert differences(results(clone), before) == []
 
 
-@pytest.mark.slow
 def test_make_mends_the_files_that_dvc_was_killed_in_writing(clone: Path) -> None:
     lock = clone / "dvc.lock"
     whole = lock.read_text()
@@ -242,7 +240,6 @@ def test_make_mends_the_files_that_dvc_was_killed_in_writing(clone: Path) -> Non
     lock.write_text(whole)
 
 
-@pytest.mark.slow
 def test_on_a_full_disk_a_stage_fails_and_leaves_no_half_result(clone: Path) -> None:
     """A limit on the size of files has writes fail as a full disk does, at their place."""
     before = results(clone)
@@ -274,7 +271,6 @@ def of_full(folder: Path) -> dict[str, bytes]:
     return {name.replace("/full/", "/"): data for name, data in made if "/full/" in name}
 
 
-@pytest.mark.slow
 def test_with_the_same_parameters_the_full_study_is_the_default_one(studied: Path) -> None:
     full = of_full(studied)
     default = {name: data for name, data in results(studied).items() if "/full/" not in name}
@@ -284,7 +280,6 @@ def test_with_the_same_parameters_the_full_study_is_the_default_one(studied: Pat
     assert not stages_run(dvc(studied, "repro", FULL))
 
 
-@pytest.mark.slow
 def test_a_repro_in_the_root_leaves_the_full_study_alone(studied: Path) -> None:
     profile = studied / "profiles/full.yaml"
     before = profile.read_text()
@@ -296,7 +291,6 @@ def test_a_repro_in_the_root_leaves_the_full_study_alone(studied: Path) -> None:
         profile.write_text(before)
 
 
-@pytest.mark.slow
 def test_an_agent_of_the_full_study_trained_again_has_the_same_bytes(studied: Path) -> None:
     before = results(studied)
     shutil.rmtree(studied / ".cache")
@@ -316,7 +310,6 @@ def committed(clone: Path) -> Callable[..., str]:
     return functools.partial(dvc, clone)
 
 
-@pytest.mark.slow
 def test_an_experiment_is_run_shown_and_compared(clone: Path, committed: Callable) -> None:
     said = committed("exp", "run", "--name", "other", "-S", "figures.dpi=62", "figures")
     assert stages_run(said) == ["figures"]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..data import sources
 from ..data.files import root, whole
-from . import engine, process
+from . import archive, engine, process
 from .parameters import Compute
 
 Cell = Mapping[str, Any]
@@ -32,7 +32,7 @@ LIB = Path(__file__).parents[1]
 # These decide where and when a cell is computed, never its result; `lib` says where names live, and
 # what `parameters` holds is in a cell's key already.
 NO_PART = {LIB / "__init__.py"} | {
-    LIB / f"study/{n}.py" for n in ("command", "engine", "grid", "parameters")
+    LIB / f"study/{n}.py" for n in ("archive", "command", "engine", "grid", "parameters")
 }
 # Packages that affect the numbers of a cell, and settings of their libraries.
 COMPUTES = ("torch", "torchvision", "numpy", "stable-baselines3", "gymnasium", "optuna")
@@ -112,15 +112,20 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a cell's parameters must be plain values, got {value!r}")
 
 
-def digest(function: Callable, cell: Cell) -> str:
-    """A name for the result of `function(**cell)`: parameters, code, images and kind of device."""
+def _described(cell: Cell) -> str:
+    """The arguments of a cell, with its images and kind of device, as JSON."""
     images = sources.version(cell["data"]) if "data" in cell else ""
     where = str(process.resolve_device(cell["device"])) if "device" in cell else ""
     text = json.dumps([cell, images, where], sort_keys=True, default=_plain)
     if '"timm:' in text:  # an extra, and so not among the packages that every cell depends on
         text += metadata.version("timm")
-    key = hashlib.sha256(f"{_fingerprint(function.__module__)} {text}".encode())
-    return key.hexdigest()[:32]
+    return text
+
+
+def digest(function: Callable, cell: Cell) -> str:
+    """A name for the result of `function(**cell)`: parameters, code, images and kind of device."""
+    text = f"{_fingerprint(function.__module__)} {_described(cell)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _kept_at(function: Callable, cell: Cell) -> Path:
@@ -150,15 +155,21 @@ def _kept(path: Path) -> Any:
     return None if outdated(path) else _read(path)
 
 
-def _compute(function: Callable, cell: Cell, path: Path, folder: Path) -> Any:
+def _compute(
+    function: Callable, cell: Cell, path: Path, folder: Path, archived: str | None = None
+) -> Any:
     """A cell, in a worker, which keeps the result itself: its caller may die before it arrives."""
     with contextlib.chdir(folder):  # a worker of Ray starts elsewhere
         process.setup()
         if (kept := _kept(path)) is not None:  # by a worker that died afterwards
             return kept
         result = function(**cell)
+        code = _fingerprint(function.__module__)
+        line = archive.Line(function.__name__, _described(cell), code, result)
     with whole(path) as file:
         torch.save(result, file)
+    if archived:
+        archive.add(folder / archived, line)
     return result
 
 
@@ -175,6 +186,8 @@ def run_grid(
     The results do not depend on the number of workers. With the environment variable
     PANNING_REBUILD set to a time (in seconds, as from `time.time()`), cells kept before then are
     computed again: `make rebuild` does that, and keeps what it has finished if it is interrupted.
+    With `compute.archive` cells come from that file, too, if the same code computed them, or with
+    the environment variable PANNING_ANY_CODE set, and are added to it.
 
     Args:
         function: A function of this package; it returns numbers, strings, lists and tensors.
@@ -185,11 +198,26 @@ def run_grid(
     paths = [_kept_at(function, cell) for cell in cells]
     unique = dict(zip(paths, cells, strict=True))
     results = {path: kept for path in unique if (kept := _kept(path)) is not None}
+    kept_in_git = _archived(function, compute)
+    for path in unique.keys() - results.keys():
+        place = function.__name__, _described(unique[path])
+        if place in kept_in_git:
+            results[path] = kept_in_git[place]
     todo = [path for path in unique if path not in results]
-    tasks = [(function, unique[path], path, root()) for path in todo]
+    tasks = [(function, unique[path], path, root(), compute.archive) for path in todo]
     with tqdm(total=len(unique), initial=len(results), desc=description, mininterval=2) as bar:
         results |= zip(todo, engine.run(_compute, tasks, compute, bar), strict=True)
+    if compute.archive and todo:
+        archive.tidy(root() / compute.archive)
     return [results[path] for path in paths]
+
+
+def _archived(function: Callable, compute: Compute) -> dict[tuple[str, str], Any]:
+    """The cells that `compute.archive` has; none in a rebuild."""
+    if not compute.archive or "PANNING_REBUILD" in os.environ:
+        return {}
+    code = _fingerprint(function.__module__)
+    return archive.read(root() / compute.archive, code, "PANNING_ANY_CODE" in os.environ)
 
 
 def tabulate(

@@ -34,6 +34,7 @@ class Compute(Section):
     engine: Literal["joblib", "ray"] = Field(description="this machine, or a Ray cluster")
     address: str = Field(description='of the Ray cluster; "local" starts one on this machine')
     gpus_per_cell: float = Field(description="what Ray gives each worker")
+    archive: str | None = Field(description="a file that keeps finished cells in git, too")
 
 
 class Data(Section):
