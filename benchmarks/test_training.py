@@ -12,7 +12,7 @@ import torch
 from benchmarks.conftest import World, sgd_step
 from lib.masks import Mask
 from lib.methods import pan
-from lib.networks import sparse
+from lib.networks import sparsify
 from lib.networks.compaction import Compacted, compacted
 from lib.networks.inspection import memory_format
 
@@ -50,9 +50,9 @@ def test_sparse(
     layout = memory_format(small.model)
     model = copy.deepcopy(small.model).to(memory_format=layout).train()
     images = images.to(memory_format=layout)
-    chosen = sparse.fastest(model, small.masks, images, targets) if form == "sparse" else []
+    chosen = sparsify.fastest(model, small.masks, images, targets) if form == "sparse" else []
     rest = {n: m for n, m in small.masks.items() if n.removesuffix(".weight") not in chosen}
-    sparse.make_sparse(model, small.masks, chosen)
+    sparsify.make_sparse(model, small.masks, chosen)
     step = sgd_step(model, (images, targets))
     weights = [model.get_parameter(name).detach() for name in rest]
     kept = [m.to(w).contiguous(memory_format=torch.channels_last) if w.ndim == 4 else m.to(w)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.data.images import scoring_batches
 from lib.methods import pan
-from lib.networks import sparse
+from lib.networks import sparse, sparsify
 from lib.networks.architectures import build_model
 from lib.networks.training import train
 
@@ -72,7 +72,7 @@ def test_a_trained_layer_goes_back_as_it_is() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3))
     masks = {"0.weight": torch.rand(3, 2, 3, 3) < 0.3}
     layer = model[0]
-    undo = sparse.make_sparse(model, masks, ["0"])
+    undo = sparsify.make_sparse(model, masks, ["0"])
     model[0].values.data += 1
     values, index = model[0].values.detach(), model[0].index
     undo()
@@ -84,7 +84,7 @@ def test_a_trained_layer_goes_back_as_it_is() -> None:
 def test_a_layer_in_two_places_is_sparse_in_both() -> None:
     shared = nn.Linear(5, 5)
     model = nn.ModuleDict({"a": nn.Sequential(shared, nn.ReLU()), "b": shared})
-    undo = sparse.make_sparse(model, {"a.0.weight": torch.rand(5, 5) < 0.2}, ["a.0"])
+    undo = sparsify.make_sparse(model, {"a.0.weight": torch.rand(5, 5) < 0.2}, ["a.0"])
     assert model["a"][0] is model["b"] is not shared
     undo()
     assert model["a"][0] is model["b"] is shared
@@ -111,7 +111,7 @@ def world(images, name: str = "lenet5"):
 @pytest.mark.parametrize("name", ["lenet300", "vgg11_plain", "resnet20"])
 def test_training_ends_with_the_same_weights(images, name: str, compact: bool) -> None:
     model, masks = world(images, name)
-    layers = sparse.eligible(model, masks)
+    layers = sparsify.eligible(model, masks)
     assert layers
     usual, ours = copy.deepcopy(model).double(), copy.deepcopy(model).double()
     settings = {"epochs": 2, "batch_size": 64, "learning_rate": 0.02, "compact": compact}
@@ -134,8 +134,8 @@ def test_the_fastest_are_measured_and_change_nothing(images) -> None:
     model, masks = world(images, "vgg11_plain")
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     inputs, targets = next(images[0].batches(32))
-    chosen = sparse.fastest(model, masks, inputs, targets)
-    assert set(chosen) <= set(sparse.eligible(model, masks))
+    chosen = sparsify.fastest(model, masks, inputs, targets)
+    assert set(chosen) <= set(sparsify.eligible(model, masks))
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
@@ -144,23 +144,30 @@ def test_the_fastest_are_measured_and_change_nothing(images) -> None:
     expected = train(usual, images[0], masks, **settings)
     history = train(ours, images[0], masks, **settings, sparse="fastest")
     assert history == pytest.approx(expected, rel=1e-3)
-    assert set(history.sparse) <= set(sparse.eligible(model, masks))
+    assert set(history.sparse) <= set(sparsify.eligible(model, masks))
 
 
-def test_a_layer_wins_where_nearly_nothing_is_kept(images) -> None:
-    model = nn.Sequential(
-        nn.Conv2d(1, 256, 3), nn.Conv2d(256, 256, 3), nn.Flatten(), nn.LazyLinear(10)
-    )
+@pytest.mark.parametrize(("layer", "whole", "expected"), [(1, 1, ["1"]), (3, 1, []), (1, 3, [])])
+def test_a_layer_is_chosen_if_it_is_faster_alone_and_in_its_network(
+    images, monkeypatch, layer: int, whole: int, expected: list[str]
+) -> None:
+    """By a clock on which a dense layer or network takes 2 seconds."""
+    model = nn.Sequential(nn.Conv2d(1, 9, 3), nn.Conv2d(9, 9, 3), nn.Flatten(), nn.LazyLinear(10))
     inputs, targets = next(images[0].batches(32))
     model(inputs)
-    masks = {"1.weight": torch.zeros(256, 256, 3, 3, dtype=torch.bool)}
-    masks["1.weight"][::50, ::50, 1, 1] = True
-    assert sparse.fastest(model, masks, inputs, targets) == ["1"]
+    masks = {"1.weight": torch.zeros(9, 9, 3, 3, dtype=torch.bool)}
+    masks["1.weight"][::5, ::5, 1, 1] = True
+    steps = iter([2, whole])
+    monkeypatch.setattr(sparsify, "_median", lambda call: (call(), next(steps))[1])
+    monkeypatch.setattr(
+        sparsify, "_seconds", lambda of, x: layer if isinstance(of, sparse.SparseConv2d) else 2
+    )
+    assert sparsify.fastest(model, masks, inputs, targets) == expected
 
 
 def test_a_resumed_training_ends_with_the_same_bytes(images, tmp_path) -> None:
     model, masks = world(images, "vgg11_plain")
-    layers = sparse.eligible(model, masks)
+    layers = sparsify.eligible(model, masks)
     settings = {"batch_size": 64, "learning_rate": 0.01, "sparse": layers, "epochs": 3}
     whole, cut = copy.deepcopy(model), copy.deepcopy(model)
     expected = train(whole, images[0], masks, **settings)

@@ -18,7 +18,7 @@ from ..data.files import whole
 from ..data.images import ImageSet
 from .compaction import Compacted, compacted
 from .inspection import copy_of, mode_of, working_format
-from .sparse import check, fastest, make_sparse
+from .sparsify import check, fastest, make_sparse
 
 # An optimiser, from the parameters, the learning rate, the momentum and the weight decay; and its
 # usual learning rate.
