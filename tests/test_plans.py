@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from lib.methods import METHODS
 from lib.panning import Panning
-from lib.study import agents, analysis, checks, exponents, loops, plans, pruning, search
+from lib.study import agents, analysis, checks, exponents, loops, plans, pruning, search, tickets
 from lib.study.parameters import Parameters, load
 from lib.study.worlds import make_environment, make_policy
 
@@ -55,9 +55,18 @@ def found(params: Parameters) -> plans.Plan:
     return plans.tables_found(params, {"search 0": ((1.0, 1, 0, 0),), "hand-made": "staged"})
 
 
+def with_tickets(params: Parameters) -> plans.Plan:
+    """In every task, since most profiles name them in none."""
+    tasks = [
+        task.model_dump() | {"methods": [*tickets.TICKETS]} for task in params.comparison.tasks
+    ]
+    return plans.tickets(params.changed(comparison={"tasks": tasks}))
+
+
 CHOSEN = {"1 ½ 0": (1.0, 0.5, 0.0)}
 PLANS: dict[str, tuple[Callable, Callable[[Parameters], plans.Plan]]] = {
     "comparison": (pruning.prune_and_train, compared),
+    "tickets": (tickets.rewound, with_tickets),
     "traces": (loops.trace, plans.traces),
     "collapses": (loops.collapse, plans.collapses),
     "vetoes": (loops.vetoes, plans.vetoes),

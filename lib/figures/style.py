@@ -55,6 +55,8 @@ LOOKS = {
     "rlpanning": Look("RLPanning", "#E377C2", "*"),
     "panning_masked": Look("masked product (ours)", "#000000", "d"),
     "panning_select": Look("selection by trial (ours)", "#5A78FF", "<", "--"),
+    "trained_magnitude": Look("magnitude after training", "#A0522D", "3", "-."),
+    "lottery_ticket": Look("lottery ticket", "#6A0DAD", "4", "-."),
 }
 FEW = 5  # seeds; up to this many are drawn one by one
 

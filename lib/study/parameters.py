@@ -99,7 +99,9 @@ class Task(Ground):
     epochs: int
     batch_size: int
     weight_decay: float
-    methods: tuple[str, ...] = Field(description='names in lib.METHODS, or "panning+shuffled"')
+    methods: tuple[str, ...] = Field(
+        description='names in lib.METHODS or tickets.TICKETS, or "panning+shuffled"'
+    )
     per_class: int = Field(description="samples of each class in a scoring batch")
 
 

@@ -13,6 +13,7 @@ from . import checks as sanity
 from . import parameters
 from .agents import random_policies
 from .parameters import Parameters
+from .tickets import TICKETS
 
 Plan = list[tuple[dict[str, Any], dict[str, Any]]]
 SUBSETS = {
@@ -76,7 +77,7 @@ def comparison(params: Parameters, agents: Mapping[int, Any] | None = None) -> P
     for task in params.comparison.tasks:
         base = _of_task(params, task)
         for method in ("dense", *task.methods):
-            if (method == "rlpanning") != (agents is not None):
+            if method in TICKETS or (method == "rlpanning") != (agents is not None):
                 continue
             for rho in (0.0,) if method == "dense" else task.sparsities:
                 for seed in task.seeds:
@@ -84,6 +85,20 @@ def comparison(params: Parameters, agents: Mapping[int, Any] | None = None) -> P
                     cell |= pruned_by(params, method, (agents or {}).get(seed))
                     row = {"task": task.name, "method": method, "sparsity": rho, "seed": seed}
                     plan.append((row, cell))
+    return plan
+
+
+def tickets(params: Parameters) -> Plan:
+    """The controls that prune after training, in the tasks that name them; for `rewound`."""
+    plan: Plan = []
+    for task in params.comparison.tasks:
+        base = _of_task(params, task)
+        del base["scoring"]
+        base["sparsities"] = task.sparsities
+        for method in (name for name in TICKETS if name in task.methods):
+            for seed in task.seeds:
+                row = {"task": task.name, "method": method, "seed": seed}
+                plan.append((row, base | {"iterative": TICKETS[method], "seed": seed}))
     return plan
 
 
