@@ -55,6 +55,10 @@ def facts(size: str = "") -> dict[str, float]:
         for what in ("speedup", "pruning", "epochs"):
             place = f"{row.network}/{row.method}/{row.form}/{row.sparsity:g}"
             found[f"{what}/{place}"] = getattr(row, what)
+    race = pd.read_csv(ROOT / "benchmarks" / "race.csv")
+    for key, run in race.groupby(["network", "sparsity", "epochs"]):
+        found["race/accuracy/{}/{:g}/{}".format(*key)] = 100 * run["accuracy"].iloc[-1]
+        found["race/seconds/{}/{:g}/{}".format(*key)] = run["seconds"].iloc[-1]
     for row in choosers().itertuples():
         for what in ("difference", "low", "high"):
             found[f"exponents/{what}/{row.policy}/{row.task}"] = getattr(row, what)

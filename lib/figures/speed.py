@@ -105,8 +105,8 @@ def break_even(table: pd.DataFrame, images: int) -> pd.DataFrame:
     return found[columns].assign(pruning=pruning, epochs=epochs).reset_index(drop=True)
 
 
-def _logarithmic(axis: Axis) -> None:
-    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+def _logarithmic(axis: Axis, subs: tuple[int, ...] = (1, 2, 5)) -> None:
+    axis.set_major_locator(LogLocator(10, subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
@@ -142,7 +142,8 @@ def panning_cost(table: pd.DataFrame) -> Figure:
     for ax, names in ((left, labels), (right, list(pieces.values()))):
         ax.set(xscale="log", xlabel="training steps", yticks=range(len(names)), yticklabels=names)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        _logarithmic(ax.xaxis)
+    _logarithmic(left.xaxis)
+    _logarithmic(right.xaxis, (1,))
     right.legend()
     left.set_title("a  all of pruning")
     right.set_title("b  pieces of an iteration")
@@ -158,7 +159,8 @@ def training_speedup(table: pd.DataFrame) -> Figure:
     found = speedups(table)
     found = found.assign(density=1 - found["sparsity"])
     networks = [name for name in NAMES if name in set(found["network"])]
-    figure, axes = style.panels(1, max(len(networks), 1), 0.42, sharey=True)
+    figure, axes = style.panels(1, max(len(networks), 1), 0.46, sharey=True)
+    curves = {}
     for ax, network in zip(axes[0], networks, strict=False):
         here = found[found["network"] == network]
         limit = here.drop_duplicates("sparsity").sort_values("sparsity")
@@ -174,12 +176,14 @@ def training_speedup(table: pd.DataFrame) -> Figure:
         wasted = here[here["kept"] < 0.5 * here["density"] * here["weights"]]
         ax.plot(wasted["density"], wasted["speedup"], "o", ms=9, mfc="none", mec="0.2", label="_")
         style.density_axis(ax, here["sparsity"])
-        ax.set(title=NAMES[network], yscale="log", ylim=(0.8, 1.3 * found["speedup"].max()))
+        ax.set(title=NAMES[network], yscale="log", ylim=(0.8, 1.5 * found["speedup"].max()))
+        handles, labels = ax.get_legend_handles_labels()
+        curves |= dict(zip(labels, handles, strict=True))
     _logarithmic(axes[0, 0].yaxis)
     axes[0, 0].set_ylabel("times faster than a dense step")
     limit = "grey band: 1 / density, the limit of arithmetic"
     style.note(figure, f"{limit}; ringed: more than half of the weights lie on no path")
-    style.label_ends(figure)
+    figure.legend(curves.values(), curves, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -197,8 +201,8 @@ def race(epochs: pd.DataFrame) -> Figure:
                 color=colors[rho], label=style.percent(rho) if rho else f"dense, {length} epochs",
             )  # fmt: skip
         ax.set(title=NAMES[network], xlabel="seconds, pruning included", xscale="log")
-        low = 100 * epochs.groupby("epoch")["accuracy"].min().median()
-        ax.set_ylim(low, None)
+        ends = here.groupby(["sparsity", "epochs"])["accuracy"].last()
+        ax.set_ylim(100 * ends.min() - 2, 100 * ends.max() + 1)
         _logarithmic(ax.xaxis)
     axes[0, 0].set_ylabel("test accuracy (%)")
     style.note(figure, "each point an epoch; one thread, one seed; learning rates fall to 0")
