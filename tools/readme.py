@@ -80,8 +80,11 @@ def accuracy_table(size: str = "") -> str:
         for task, rho in places:
             here = table[(table["method"] == method) & (table["task"] == task)]
             here = here if method == "dense" else here[here["sparsity"] == rho]
+            if here.empty:  # a method that this task leaves out
+                cells.append("–")
+                continue
             mean, low, high = interval(here["accuracy"], 0.95)
-            cells.append(f"{mean:.1f} ± {(high - low) / 2:.1f}" if len(here) else "–")
+            cells.append(f"{mean:.1f} ± {(high - low) / 2:.1f}")
         lines.append(f"| {LOOKS[method].label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
