@@ -52,7 +52,7 @@ data-fashion: .venv/.installed  ## Put FashionMNIST into data/raw/ (apt-get inst
 
 # On a GPU: `make bench DEVICE=cuda`.
 DEVICE ?= cpu
-bench: .venv/.tested  ## Measure speed anew on a quiet machine (some twenty-five minutes), then draw it
+bench: .venv/.tested  ## Measure speed anew on a quiet machine (twenty-five to fifty minutes), then draw it
 	mkdir -p .cache
 	python -m lib.study.fetch params.yaml
 	-$(MAKE) --no-print-directory data-fashion
