@@ -42,7 +42,7 @@ unlock:  ## Mend what a killed DVC left half written (all, full and the rebuilds
 # Two workers of one thread each. Tests of one xdist_group share a worker, and what they set up.
 workers = OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup -p no:benchmark
 test: .venv/.tested  ## Run the tests that take no more than some minutes in all
-	PANNING_CASES=150 $(workers) -m 'not slow'
+	PANNING_CASES=60 $(workers) -m 'not slow'
 
 test-all: .venv/.tested  ## Run every test, as continuous integration does
 	$(workers)

@@ -177,7 +177,7 @@ WORKERS = "OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup -p no:benchm
         (["rebuild"], "python tools/rebuild.py"),
         (["full"], "dvc repro profiles/full/dvc.yaml"),
         (["rebuild-full"], "python tools/rebuild.py profiles/full/dvc.yaml"),
-        (["test"], f"PANNING_CASES=150 {WORKERS} -m 'not slow'"),
+        (["test"], f"PANNING_CASES=60 {WORKERS} -m 'not slow'"),
         (["test-all"], WORKERS),
         (["clean"], "rm -rf .cache"),
     ],
