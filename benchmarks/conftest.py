@@ -16,6 +16,7 @@ from lib.networks.architectures import build_model
 from lib.networks.inspection import prunable
 from lib.study import process
 
+Call = Callable[[], object]
 ROUNDS = 50
 
 
@@ -56,9 +57,10 @@ class World:
             train_set = ImageSet(images, train_set.targets, 10, (0.13,) * 3, (0.31,) * 3)
         self.batches = scoring_batches(train_set, 10, per_class=10, count=10, seed=0)
 
-    def training_step(self, size: int = 100, layout: torch.memory_format | None = None) -> "Call":
+    def training_step(
+        self, size: int = 100, layout: torch.memory_format = torch.contiguous_format
+    ) -> Call:
         """A step of the dense network, in PyTorch's own layout in memory or another."""
-        layout = layout or torch.contiguous_format
         images, targets = self.batch(size)
         model = copy.deepcopy(self.model).to(memory_format=layout).train()
         return sgd_step(model, (images.to(memory_format=layout), targets))
@@ -85,7 +87,7 @@ def world(device: torch.device) -> Callable[[str], World]:
     return of
 
 
-def sgd_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:
+def sgd_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Call:
     """One training step, ready to be called: forward, backward, SGD with momentum."""
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0001)
 
@@ -95,9 +97,6 @@ def sgd_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], Non
         optimiser.step()
 
     return step
-
-
-Call = Callable[[], object]
 
 
 def clock(call: Call, device: torch.device) -> float:
@@ -121,23 +120,23 @@ def timed(benchmark, device: torch.device) -> Callable[..., None]:
     The speed of a shared machine drifts; the ratio of two calls made one after the other does not.
     """
 
-    def run(call: Call, unit: Call | None, seconds: float = 3.0, per: float = 1, **what) -> None:
-        calls = [call] if unit is None else [unit, call]
+    def run(call: Call, unit: Call, seconds: float = 3.0, per: float = 1, **what) -> None:
+        calls = (unit, call)
         found = [[clock(one, device) for one in calls]]
         once = sum(found[0])
         if once < 3 * seconds:  # the first round warms up, unless the calls are long
             rounds = min(ROUNDS, max(1, round(seconds / once) - 1))
             found = [[clock(one, device) for one in calls] for _ in range(rounds)]
         rounds = len(found)
-        if rounds < 3 and unit is not None:  # the short unit after a long call, too
+        if rounds < 3:  # the short unit after a long call, too
             found += [[clock(unit, device), math.nan] for _ in range(3)]
-        *beside, value = (
+        beside, value = (
             statistics.median(x for x in column if not math.isnan(x))
             for column in zip(*found, strict=True)
         )
         threads = torch.get_num_threads()
-        benchmark.extra_info.update(what, threads=threads, rounds=rounds, seconds=value / per)
-        benchmark.extra_info.update(beside=beside[0] if beside else None)
+        benchmark.extra_info.update(what, threads=threads, rounds=rounds)
+        benchmark.extra_info.update(seconds=value / per, beside=beside)
         benchmark.pedantic(lambda: None, rounds=1)  # the harness alone: it makes the JSON
 
     return run
